@@ -1,0 +1,81 @@
+"""Canonical MessagePack: one value, one byte string.
+
+Owns encoding and decoding of every wire and stored type: arrays, integers, byte strings, text,
+booleans and nil; no maps, no floats, no extensions. Decoding refuses whatever does not encode
+back to the same bytes (non-minimal integers, trailing elements, unknown tags) and whatever is
+longer than its limit. Never knows what a message means.
+
+The types are msgspec structs (`array_like=True, frozen=True, forbid_unknown_fields=True`), which
+bound every integer and length; the bytes are written and read by msgpack.
+"""
+
+from typing import TypeVar
+
+import msgpack
+import msgspec
+
+from quorate.chain.errors import DecodeError
+
+T = TypeVar("T")
+
+_BUILTIN = (bytes,)
+
+
+def encode(value: object) -> bytes:
+    """Return the canonical bytes of a wire type.
+
+    Parameters
+    ----------
+    value : msgspec.Struct, or a sequence, integer, bytes, str, bool or None
+        What to encode.
+
+    Returns
+    -------
+    bytes
+        MessagePack.
+    """
+    builtins = msgspec.to_builtins(value, builtin_types=_BUILTIN)
+    packed: bytes = msgpack.packb(builtins, use_bin_type=True)
+    return packed
+
+
+def decode(kind: type[T], raw: bytes, bytes_max: int) -> T:
+    """Return the value whose canonical encoding is `raw`.
+
+    Parameters
+    ----------
+    kind : type
+        The expected type, or a union of tagged structs.
+    raw : bytes
+        The bytes as received.
+    bytes_max : int
+        The most bytes this message may have.
+
+    Raises
+    ------
+    DecodeError
+        If `raw` is too long, is no MessagePack, does not fit the type and its bounds, or is not
+        the canonical encoding of the value it decodes to.
+    """
+    if len(raw) > bytes_max:
+        raise DecodeError(f"message of {len(raw)} bytes exceeds its limit of {bytes_max}")
+    try:
+        unpacked = msgpack.unpackb(
+            raw,
+            use_list=True,
+            raw=False,
+            strict_map_key=True,
+            max_bin_len=bytes_max,
+            max_str_len=bytes_max,
+            max_array_len=bytes_max,
+            max_map_len=0,
+            max_ext_len=0,
+        )
+        value = msgspec.convert(unpacked, kind, builtin_types=_BUILTIN)
+        again = encode(value)
+    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
+        # msgspec.ValidationError and msgpack's own errors are ValueErrors.
+        raise DecodeError(f"not a valid message: {error}") from error
+    if again != raw:
+        raise DecodeError("not the canonical encoding of its value")
+    return value

@@ -1,0 +1,145 @@
+"""What a task is: the model under training, how its updates are encoded, aggregated and counted.
+
+Owns the wire types of a task's specification and the checks that need nothing but the
+specification itself. Never looks at state, and knows no aggregation arithmetic.
+"""
+
+from enum import IntEnum, StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from quorate.chain.ids import INT64_MAX, Name, Uint32, Uint64, WireHash
+
+TENSORS_MAX = 4096
+TENSOR_RANK_MAX = 8
+PARAMETERS_MAX = 2**30
+"""Bound of exact int64 distances: d <= 2^30 (see the aggregation package)."""
+STAGES_MAX = 4
+UPDATES_PER_ROUND_MAX = 4096
+FIXED_POINT_ONE = 1 << 16
+"""The scale of a learning rate, a momentum or a fraction in a task: 16 fraction bits."""
+
+FractionBits = Annotated[int, Meta(ge=0, le=30)]
+Scaled = Annotated[int, Meta(ge=0, le=1 << 32)]
+"""A non-negative number with 16 fraction bits."""
+
+
+class Stage(StrEnum):
+    """The stages an aggregation rule can be composed of.
+
+    A stage in front (`clip`, `nnm`) maps n updates to n updates; the last one maps n to one.
+    """
+
+    CLIP = "clip"
+    NNM = "nnm"
+    MEAN = "mean"
+    MEDIAN = "median"
+    TRIMMED_MEAN = "trimmed_mean"
+    MULTI_KRUM = "multi_krum"
+
+
+PRE_AGGREGATIONS = frozenset({Stage.CLIP, Stage.NNM})
+DEFAULT_RULE = (Stage.CLIP, Stage.NNM, Stage.TRIMMED_MEAN)
+
+
+class OptimizerName(StrEnum):
+    """The server optimizers, computed in integers."""
+
+    SGD = "sgd"
+    MOMENTUM = "momentum"
+
+
+class UpdateCodec(IntEnum):
+    """How the bytes of an update are laid out. 1: dense little-endian int16 in +-32767."""
+
+    DENSE_INT16 = 1
+
+
+class BelowMinimum(IntEnum):
+    """What happens to a training round whose deadline passes below its minimum."""
+
+    EXTEND = 0
+    VOID = 1
+
+
+class TensorSpec(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """One tensor of the model: its name, shape, and the scales of its weights and updates.
+
+    A weight w is stored as the int32 round(w * 2**weight_fraction_bits); an update u as the int16
+    round(u * 2**update_fraction_bits).
+    """
+
+    name: Name
+    shape: Annotated[
+        tuple[Annotated[int, Meta(ge=1, le=PARAMETERS_MAX)], ...], Meta(max_length=TENSOR_RANK_MAX)
+    ]
+    weight_fraction_bits: FractionBits
+    update_fraction_bits: FractionBits
+
+    @property
+    def size(self) -> int:
+        """The number of parameters of this tensor."""
+        size = 1
+        for length in self.shape:
+            size *= length
+        return size
+
+
+class AggregationRule(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A composition of aggregation stages and the parameters they share.
+
+    `clip_norm` bounds an update's Euclidean norm, in units of the update's integers; 0 means the
+    median of the norms of the round. `selected` is multi-Krum's m; 0 means n - num_byzantine.
+    """
+
+    stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=STAGES_MAX)]
+    num_byzantine: Annotated[int, Meta(ge=0, le=UPDATES_PER_ROUND_MAX)]
+    clip_norm: Annotated[int, Meta(ge=0, le=2**40)] = 0
+    selected: Annotated[int, Meta(ge=0, le=UPDATES_PER_ROUND_MAX)] = 0
+
+
+class ServerOptimizer(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The step from an aggregate to new weights; rates carry 16 fraction bits."""
+
+    name: OptimizerName
+    learning_rate: Scaled = FIXED_POINT_ONE
+    momentum: Annotated[int, Meta(ge=0, lt=FIXED_POINT_ONE)] = 0
+
+
+class RoundPolicy(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """When a training round seals. Times are block time in milliseconds.
+
+    `staleness_max` is the number of training rounds an update's base weights may be behind.
+    `waive_proposer_spread` gives up the rule that proposers with more than a third of the power
+    must have had a block in the round before it seals early or at its deadline.
+    """
+
+    deadline_ms: Annotated[int, Meta(ge=1, le=10**12)]
+    updates_min: Annotated[int, Meta(ge=1, le=UPDATES_PER_ROUND_MAX)]
+    updates_max: Annotated[int, Meta(ge=1, le=UPDATES_PER_ROUND_MAX)]
+    below_minimum: BelowMinimum = BelowMinimum.EXTEND
+    staleness_max: Annotated[int, Meta(ge=0, le=1024)] = 0
+    waive_proposer_spread: bool = False
+    rounds_max: Annotated[int, Meta(ge=0, le=INT64_MAX)] = 0
+    """The task completes after so many finalized training rounds; 0: never by itself."""
+
+
+class TaskSpec(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """Everything that defines a task, fixed at its creation."""
+
+    name: Name
+    tensors: Annotated[tuple[TensorSpec, ...], Meta(min_length=1, max_length=TENSORS_MAX)]
+    initial_weights_root: WireHash
+    rule: AggregationRule
+    optimizer: ServerOptimizer
+    codec: UpdateCodec
+    policy: RoundPolicy
+    example_count_max: Uint32
+    """Cap on the example count that weights an update under `mean`; 0: unweighted."""
+    reward_pool: Uint64 = 0
+
+    @property
+    def dimension(self) -> int:
+        """The number of parameters d of the whole model."""
+        return sum(tensor.size for tensor in self.tensors)
