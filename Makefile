@@ -37,7 +37,7 @@ CHOSEN_PYTHON = $(PYTHON)
 endif
 INSTALLED := $(LOCKED)-installed
 
-.PHONY: help demo test check bench bench-aggregation env lock upgrade hooks clean
+.PHONY: help demo test check bench bench-aggregation env lock upgrade format hooks clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -64,10 +64,14 @@ bench-aggregation: $(INSTALLED) ## Measure each aggregation rule.
 env: $(INSTALLED) ## Create .venv and install everything (the other targets do it by themselves).
 
 lock: $(LOCK_VENV)/bin/uv ## Write requirements.lock anew; pins that still fit stay.
-	@$(COMPILE_LOCK)
+	@$(call COMPILE_LOCK,)
 
 upgrade: $(LOCK_VENV)/bin/uv ## Write requirements.lock with the newest versions in range.
-	@$(COMPILE_LOCK) --upgrade
+	@$(call COMPILE_LOCK,--upgrade)
+
+format: $(INSTALLED) ## Lay the code out as `make check` wants it.
+	@$(BIN)/ruff check --quiet --fix-only .
+	@$(BIN)/ruff format .
 
 hooks: $(INSTALLED) ## Run the quick checks before each commit.
 	@$(BIN)/pre-commit install
@@ -132,8 +136,14 @@ $(LOCK_VENV)/bin/uv:
 	@$(CHOSEN_PYTHON) -m venv --clear $(LOCK_VENV)
 	@$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check install -qq uv==$(UV_VERSION)
 
-# Names, versions and hashes alone: no address of a registry goes into the file.
-COMPILE_LOCK = $(LOCK_VENV)/bin/uv pip compile --quiet pyproject.toml --extra demo --group dev \
-	--universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
-	--no-emit-package quorate --no-emit-index-url --no-emit-find-links --no-annotate \
-	--custom-compile-command "make lock" --output-file requirements.lock
+# Names, versions and hashes alone: no address of a registry goes into the file. The lock is
+# replaced only when it changed, so that .venv is not built anew for nothing.
+COMPILED_LOCK := $(LOCK_VENV)/requirements.lock
+define COMPILE_LOCK
+cp requirements.lock $(COMPILED_LOCK); \
+$(LOCK_VENV)/bin/uv pip compile --quiet pyproject.toml --extra demo --group dev \
+  --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+  --no-emit-package quorate --no-emit-index-url --no-emit-find-links --no-annotate \
+  --custom-compile-command "make lock" --output-file $(COMPILED_LOCK) $(1); \
+cmp --silent $(COMPILED_LOCK) requirements.lock || cp $(COMPILED_LOCK) requirements.lock
+endef
