@@ -36,10 +36,13 @@ FRAME_HEADER_BYTES: Final = 16
 """Room of a frame's length, kind and request id, in bytes, rounded up."""
 
 BODY_BYTES_MAX: Final = FRAME_BYTES_MAX - FRAME_HEADER_BYTES
-"""Longest body that `Network.send`, `broadcast` and `request` take, in bytes."""
+"""Longest body that `Network.send` and `broadcast` take, in bytes."""
 
 RESPONSE_BYTES_MAX: Final = BODY_BYTES_MAX
 """Longest answer of `NetworkHandler.handle_request`, in bytes."""
+
+REQUEST_BYTES_MAX: Final = 64 * 1024
+"""Longest body of a request, in bytes."""
 
 STATUS_BYTES_MAX: Final = 16 * 1024
 """Longest status that rides on a heartbeat, in bytes."""
@@ -124,7 +127,7 @@ class RequestTimedOut(RequestFailed):
 
 
 class RequestTooLarge(RequestFailed):
-    """The answer is over ``response_bytes_max``, or the request is over `BODY_BYTES_MAX`."""
+    """The answer is over ``response_bytes_max``, or the request is over `REQUEST_BYTES_MAX`."""
 
 
 class TooManyRequests(RequestFailed):
