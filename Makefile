@@ -53,7 +53,7 @@ check: $(INSTALLED) ## Run ruff, mypy, import-linter and the tests of the code's
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
-	@$(BIN)/python -m pytest -q tests/test_tidy.py
+	@$(BIN)/python -m pytest -q tests/test_tidy.py tests/test_repository.py
 
 bench: $(INSTALLED) ## Measure a localnet of four processes: throughput, latency, memory.
 	@$(BIN)/python -m bench.network
@@ -77,8 +77,8 @@ hooks: $(INSTALLED) ## Run the quick checks before each commit.
 	@$(BIN)/pre-commit install
 
 clean: ## Remove .venv and everything else that was generated.
-	rm -rf $(VENV) $(LOCK_VENV) build dist out sdk/build sdk/dist .mypy_cache .ruff_cache .pytest_cache \
-	  .hypothesis .import_linter_cache *.egg-info sdk/*.egg-info
+	rm -rf $(VENV) $(LOCK_VENV) build dist out sdk/build sdk/dist \
+	  .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info sdk/*.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # --- the environment -----------------------------------------------------------------------------
