@@ -1,0 +1,131 @@
+"""Reading a round's updates column by column, so that no stage needs them all in memory at once.
+
+Owns the block size, the `ColumnSource` interface that stages are chained by, and the source at its
+start, which reads the caller's arrays. Never changes those arrays and knows no rule.
+
+A pre-aggregation does not write n new updates down. It looks at its source once, remembers what it
+needs (a factor per update, a neighbourhood per update), and becomes a source itself that transforms
+each block when it is read. So peak memory is the caller's updates plus a few blocks, and a memory
+map of a stored payload serves as well as an array.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from quorate.chain.errors import ErrorCode
+from quorate.chain.task import PARAMETERS_MAX, UPDATES_PER_ROUND_MAX
+
+from aggregation.arithmetic import INT16_ABS_MAX
+from aggregation.errors import UpdateError
+
+COLUMNS_MAX = 1 << 15
+"""Columns of a block at most: 2^15 products of two int16 values sum to at most 2^45."""
+COLUMNS_MIN = 1 << 12
+"""Below this the cost of calling numpy outweighs the arithmetic."""
+BLOCK_VALUES = 1 << 18
+"""A block holds about this many int16 values, so that it and its float64 copy stay in cache."""
+
+
+class ColumnSource(Protocol):
+    """n updates of d parameters that can be read in blocks of columns."""
+
+    @property
+    def n_updates(self) -> int:
+        """The number of updates n, at least 1."""
+
+    @property
+    def dimension(self) -> int:
+        """The number of parameters d, at least 1."""
+
+    def read(self, start: int, stop: int) -> NDArray[np.int16]:
+        """Return columns start..stop as a fresh contiguous array that the reader may overwrite.
+
+        Parameters
+        ----------
+        start, stop : int
+            0 <= start < stop <= dimension.
+
+        Returns
+        -------
+        int16, (n_updates, stop - start)
+            Values in +-32767.
+        """
+
+
+class RowSource:
+    """The caller's updates, checked once and then read in blocks."""
+
+    def __init__(self, updates: Sequence[NDArray[np.int16]]) -> None:
+        """Check the shapes and the integers of the updates.
+
+        Parameters
+        ----------
+        updates : sequence of int16, (d,)
+            1..4096 arrays of one length. Kept by reference, never written to.
+
+        Raises
+        ------
+        UpdateError
+            If there is none or too many, if one has another dtype, shape or length than the
+            first, or if one contains -32768.
+        """
+        if not 1 <= len(updates) <= UPDATES_PER_ROUND_MAX:
+            raise UpdateError(
+                ErrorCode.WRONG_SHAPE,
+                f"a training round aggregates 1 to {UPDATES_PER_ROUND_MAX} updates,"
+                f" not {len(updates)}",
+            )
+        self.n_updates = len(updates)
+        self.dimension = int(updates[0].size)
+        if not 1 <= self.dimension <= PARAMETERS_MAX:
+            raise UpdateError(
+                ErrorCode.WRONG_SHAPE,
+                f"an update has 1 to {PARAMETERS_MAX} parameters, not {self.dimension}",
+            )
+        for index, update in enumerate(updates):
+            if update.dtype != np.int16 or update.shape != (self.dimension,):
+                raise UpdateError(
+                    ErrorCode.WRONG_SHAPE,
+                    f"update {index} is {update.dtype} of shape {update.shape};"
+                    f" expected int16 of shape ({self.dimension},)",
+                )
+        self._updates = tuple(updates)
+        self.saturated = sum(self._count_saturated(update) for update in self._updates)
+        """How many integers of all updates are +-32767, where encoding cut them off."""
+
+    def _count_saturated(self, update: NDArray[np.int16]) -> int:
+        saturated = 0
+        for start in range(0, self.dimension, COLUMNS_MAX):
+            part = update[start : start + COLUMNS_MAX]
+            low, high = int(part.min()), int(part.max())
+            if low < -INT16_ABS_MAX:
+                raise UpdateError(
+                    ErrorCode.VALUE_OUT_OF_RANGE,
+                    "an update contains -32768; its integers are within +-32767",
+                )
+            # Extremes are rare: most blocks need no second look.
+            if high == INT16_ABS_MAX:
+                saturated += int(np.count_nonzero(part == INT16_ABS_MAX))
+            if low == -INT16_ABS_MAX:
+                saturated += int(np.count_nonzero(part == -INT16_ABS_MAX))
+        return saturated
+
+    def read(self, start: int, stop: int) -> NDArray[np.int16]:
+        """Return columns start..stop of all updates; see `ColumnSource.read`."""
+        block = np.empty((self.n_updates, stop - start), np.int16)
+        for row, update in zip(block, self._updates, strict=True):
+            row[:] = update[start:stop]
+        return block
+
+
+def get_block_bounds(source: ColumnSource) -> Iterator[tuple[int, int]]:
+    """Yield (start, stop) of consecutive blocks that cover all columns of a source once.
+
+    The width depends on n alone, and no result depends on the width: whatever is added up over
+    blocks is an exact integer.
+    """
+    width = min(COLUMNS_MAX, max(COLUMNS_MIN, BLOCK_VALUES // source.n_updates))
+    for start in range(0, source.dimension, width):
+        yield start, min(start + width, source.dimension)

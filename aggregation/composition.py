@@ -1,0 +1,223 @@
+"""Composing stages into a task's aggregation rule, and running it over a training round.
+
+Owns which compositions are valid, what they cost, and the `Aggregate` they result in. Never knows
+how a stage computes: that is the stage's own file, found through the registry.
+
+A rule is zero or more different pre-aggregations, then exactly one final stage. Every stage maps
+integers to int16 integers; the next sees only these. The verdict on the updates comes from `nnm`
+if it is in the composition (what follows it sees mixtures, not updates), else from the final
+stage. Clipping keeps an update's direction and gives no verdict.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from quorate.chain.errors import ErrorCode
+from quorate.chain.ids import UINT32_MAX
+from quorate.chain.task import AggregationRule, Stage
+
+from aggregation.columns import ColumnSource, RowSource
+from aggregation.errors import BoundError, RuleError, UpdateError
+from aggregation.registry import FINAL_STAGES, PRE_AGGREGATIONS, FinalStage, StageEntry
+from aggregation.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """The result of a training round's aggregation.
+
+    Attributes
+    ----------
+    vector : int16, (d,), read-only
+        The aggregate, at the scales of the updates, in +-32767.
+    scores : tuple of int, (n,)
+        Contribution scores with 16 fraction bits, within +-2^31. What they measure depends on
+        the composition: in-degree in the neighbourhoods if `nnm` is in it
+        (`nnm.judge_in_degree`); else leave-one-out for `mean` (`mean.judge_leave_one_out`),
+        survival for `median` and `trimmed_mean` (`trimmed_mean.judge_survival`), centrality for
+        `multi_krum` (`multi_krum.judge_centrality`).
+    set_aside : tuple of bool, (n,)
+        Updates that had no weight or clearly less than their share, as defined beside the score:
+        in-degree of at most f; weight 0; survival below half of the fair share; not selected.
+    saturated : int
+        How many integers of the round's updates are +-32767, cut off when they were encoded.
+    """
+
+    vector: NDArray[np.int16]
+    scores: tuple[int, ...]
+    set_aside: tuple[bool, ...]
+    saturated: int
+
+
+def validate_rule(rule: AggregationRule, updates_min: int) -> None:
+    """Check that a rule is a known composition and that a round's minimum satisfies it.
+
+    Parameters
+    ----------
+    rule : AggregationRule
+    updates_min : int
+        The smallest number of updates the rule may be applied to.
+
+    Raises
+    ------
+    RuleError
+        If there is not exactly one final stage, in the last place; if a pre-aggregation is
+        repeated; if a parameter belongs to a stage that is absent; if the precondition of a
+        stage, n >= the bound the message names, does not hold for `updates_min`; if `mean` is
+        to tolerate hostile updates without `clip`.
+    """
+    _validate_composition(rule)
+    f = rule.num_byzantine
+    for stage in rule.stages:
+        entry = _get_entry(stage)
+        bound = entry.compute_updates_min(f)
+        if updates_min < bound:
+            raise RuleError(
+                f"{stage} needs n >= {entry.bound} = {bound} updates in a training round"
+                f" (num_byzantine is {f}), but the minimum is {updates_min}"
+            )
+    if Stage.MEAN in rule.stages and Stage.CLIP not in rule.stages and f > 0:
+        raise RuleError(
+            f"mean tolerates no hostile update, but num_byzantine is {f}:"
+            " set it to 0, put clip in front, or choose another final stage"
+        )
+    if rule.selected > updates_min - f:
+        raise RuleError(
+            f"multi_krum needs selected <= n - num_byzantine = {updates_min - f},"
+            f" but selected is {rule.selected}"
+        )
+
+
+def _validate_composition(rule: AggregationRule) -> None:
+    if not rule.stages:
+        raise RuleError("a rule needs at least one stage")
+    *front, last = rule.stages
+    for stage in front:
+        if stage not in PRE_AGGREGATIONS:
+            raise RuleError(
+                f"{stage} cannot stand in front of another stage; those that can:"
+                f" {', '.join(PRE_AGGREGATIONS)}"
+            )
+    if last not in FINAL_STAGES:
+        raise RuleError(
+            f"{last} cannot be the last stage; those that can: {', '.join(FINAL_STAGES)}"
+        )
+    for index, stage in enumerate(front):
+        if stage in front[:index]:
+            raise RuleError(f"{stage} stands in the rule twice")
+    if rule.selected and Stage.MULTI_KRUM not in rule.stages:
+        raise RuleError("selected is a parameter of multi_krum, which is not in the rule")
+    if rule.clip_norm and Stage.CLIP not in rule.stages:
+        raise RuleError("clip_norm is a parameter of clip, which is not in the rule")
+
+
+def _get_entry(stage: Stage) -> StageEntry:
+    if stage in PRE_AGGREGATIONS:
+        return PRE_AGGREGATIONS[stage]
+    return FINAL_STAGES[stage]
+
+
+def compute_updates_min(rule: AggregationRule) -> int:
+    """Return the smallest number of updates that satisfies every stage of a valid rule."""
+    bounds = [_get_entry(stage).compute_updates_min(rule.num_byzantine) for stage in rule.stages]
+    return max(*bounds, rule.selected + rule.num_byzantine, 1)
+
+
+def is_weightable(rule: AggregationRule) -> bool:
+    """Return whether example counts can weigh the updates: `mean`, with or without `clip`."""
+    return Stage.NNM not in rule.stages and FINAL_STAGES[rule.stages[-1]].is_weightable
+
+
+def compute_rule_weight(rule: AggregationRule) -> int:
+    """Return the cost of a valid rule per update and parameter, the sum of its stages' weights."""
+    return sum(_get_entry(stage).weight for stage in rule.stages)
+
+
+def compute_cost(rule: AggregationRule, n_updates: int, dimension: int) -> int:
+    """Return the deterministic cost of an aggregation: updates x parameters x the rule's weight.
+
+    Parameters
+    ----------
+    rule : AggregationRule
+        Valid.
+    n_updates : int
+        n >= 0.
+    dimension : int
+        d >= 0.
+
+    Returns
+    -------
+    int
+    """
+    if n_updates < 0 or dimension < 0:
+        raise BoundError(f"a cost of {n_updates} updates of {dimension} parameters has no meaning")
+    return n_updates * dimension * compute_rule_weight(rule)
+
+
+def aggregate(
+    rule: AggregationRule,
+    updates: Sequence[NDArray[np.int16]],
+    example_counts: Sequence[int] | None = None,
+) -> Aggregate:
+    """Aggregate the updates of one training round.
+
+    Parameters
+    ----------
+    rule : AggregationRule
+    updates : sequence of int16, (d,)
+        In canonical order, by participant address: ties are broken by index. Values in +-32767.
+        Never changed.
+    example_counts : sequence of int, (n,), optional
+        0..2^32 - 1 each; the weights of the updates, for a rule that `is_weightable`.
+
+    Returns
+    -------
+    Aggregate
+
+    Raises
+    ------
+    RuleError
+        If `validate_rule` refuses the rule for len(updates), or the rule ignores example counts
+        and some are given.
+    UpdateError
+        If the updates are none, too many, of different lengths, not int16, or contain -32768; if
+        the example counts are not one per update or leave their range.
+    """
+    source: ColumnSource
+    source = rows = RowSource(updates)
+    validate_rule(rule, source.n_updates)
+    if example_counts is not None:
+        _validate_example_counts(rule, example_counts, source.n_updates)
+    verdict: Verdict | None = None
+    for stage in rule.stages[:-1]:
+        source, judged = PRE_AGGREGATIONS[stage].run(source, rule)
+        verdict = judged or verdict
+    final: FinalStage = FINAL_STAGES[rule.stages[-1]]
+    vector, judged = final.run(source, rule, example_counts, verdict is None)
+    verdict = verdict or judged
+    if verdict is None:
+        raise BoundError(f"no stage of {rule.stages} judged the updates")
+    vector.flags.writeable = False
+    return Aggregate(vector, verdict.scores, verdict.set_aside, rows.saturated)
+
+
+def _validate_example_counts(
+    rule: AggregationRule, example_counts: Sequence[int], n_updates: int
+) -> None:
+    if not is_weightable(rule):
+        raise RuleError(
+            f"{' > '.join(rule.stages)} ignores example counts; only mean, with or without clip"
+            " in front, weighs updates by them"
+        )
+    if len(example_counts) != n_updates:
+        raise UpdateError(
+            ErrorCode.WRONG_SHAPE, f"{len(example_counts)} example counts for {n_updates} updates"
+        )
+    for index, count in enumerate(example_counts):
+        if not 0 <= count <= UINT32_MAX:
+            raise UpdateError(
+                ErrorCode.VALUE_OUT_OF_RANGE,
+                f"the example count of update {index} is {count}, outside 0..{UINT32_MAX}",
+            )

@@ -1,0 +1,163 @@
+"""Exact inner products and distances of integer updates, at the speed of floating-point BLAS.
+
+Owns the only places where floating point meets the aggregate, and the guards that make it exact.
+Never decides anything: rules read the integers it returns.
+
+Why it is exact: a float64 holds every integer up to 2^53. When both factors are integers and
+|left| * |right| * (number of products) <= 2^53, every partial sum of a matrix product is such an
+integer, whatever the order of summation, the number of threads, or the use of fused
+multiply-add. Then the product is one well-defined integer and every machine computes the same.
+
+Bounds: |u| <= 32767 and blocks of at most 2^15 columns give partial sums below 2^45. Blocks are
+added up in int64: d <= 2^30 gives |<u, v>| < 2^60 and |u - v|^2 < 2^62.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregation.arithmetic import INT16_ABS_MAX
+from aggregation.columns import ColumnSource, get_block_bounds
+from aggregation.errors import BoundError
+
+FLOAT64_INTEGER_MAX = 2**53
+
+
+def validate_exact_products(left_abs_max: int, right_abs_max: int, products: int) -> None:
+    """Refuse a matrix product whose partial sums could leave the integers a float64 holds.
+
+    Parameters
+    ----------
+    left_abs_max, right_abs_max : int
+        Bounds on the magnitudes of the factors.
+    products : int
+        How many products make up one entry of the result.
+
+    Raises
+    ------
+    BoundError
+        If left_abs_max * right_abs_max * products > 2^53.
+    """
+    if left_abs_max * right_abs_max * products > FLOAT64_INTEGER_MAX:
+        raise BoundError(
+            f"sums of {products} products of {left_abs_max} and {right_abs_max}"
+            " exceed 2^53 and would be rounded"
+        )
+
+
+def compute_block_gram(block: NDArray[np.int16], value_abs_max: int) -> NDArray[np.int64]:
+    """Return the inner products of the rows of one block.
+
+    Parameters
+    ----------
+    block : int16, (n, columns)
+    value_abs_max : int
+        A bound on the magnitude of the block's values.
+
+    Returns
+    -------
+    int64, (n, n)
+
+    Raises
+    ------
+    BoundError
+        If value_abs_max^2 * columns > 2^53.
+    """
+    validate_exact_products(value_abs_max, value_abs_max, block.shape[1])
+    values = block.astype(np.float64)
+    return (values @ values.T).astype(np.int64)
+
+
+def compute_block_products(
+    block: NDArray[np.int16], vector: NDArray[np.int16], value_abs_max: int
+) -> NDArray[np.int64]:
+    """Return the inner product of each row of one block with a vector.
+
+    Parameters
+    ----------
+    block : int16, (n, columns)
+    vector : int16, (columns,)
+    value_abs_max : int
+        A bound on the magnitude of both arguments' values.
+
+    Returns
+    -------
+    int64, (n,)
+
+    Raises
+    ------
+    BoundError
+        If value_abs_max^2 * columns > 2^53.
+    """
+    validate_exact_products(value_abs_max, value_abs_max, block.shape[1])
+    return (block.astype(np.float64) @ vector.astype(np.float64)).astype(np.int64)
+
+
+def sum_selected_rows(
+    selection: NDArray[np.float64], block: NDArray[np.int16], value_abs_max: int
+) -> NDArray[np.int32]:
+    """Return, for each row of a 0/1 matrix, the sum of the block's rows that it selects.
+
+    Parameters
+    ----------
+    selection : float64, (m, n)
+        Zeros and ones.
+    block : int16, (n, columns)
+    value_abs_max : int
+        A bound on the magnitude of the block's values.
+
+    Returns
+    -------
+    int32, (m, columns)
+        Magnitudes of at most n * value_abs_max, which is under 2^27 for n <= 4096.
+
+    Raises
+    ------
+    BoundError
+        If n * value_abs_max >= 2^31.
+    """
+    rows = selection.shape[1]
+    validate_exact_products(1, value_abs_max, rows)
+    if rows * value_abs_max >= 2**31:
+        raise BoundError(f"sums of {rows} values of {value_abs_max} exceed int32")
+    return (selection @ block.astype(np.float64)).astype(np.int32)
+
+
+def compute_squared_norms(source: ColumnSource) -> list[int]:
+    """Return |u_i|^2 of each update of a source, exactly; each is below 2^60."""
+    total = np.zeros(source.n_updates, np.int64)
+    for start, stop in get_block_bounds(source):
+        block = source.read(start, stop)
+        validate_exact_products(INT16_ABS_MAX, INT16_ABS_MAX, stop - start)
+        values = block.astype(np.float64)
+        for index, row in enumerate(values):
+            total[index] += int(row @ row)
+    return [int(value) for value in total]
+
+
+def compute_gram(source: ColumnSource) -> NDArray[np.int64]:
+    """Return the inner products <u_i, u_j> of all pairs of updates of a source, exactly.
+
+    Returns
+    -------
+    int64, (n, n)
+        Symmetric, magnitudes below 2^60.
+    """
+    total = np.zeros((source.n_updates, source.n_updates), np.int64)
+    for start, stop in get_block_bounds(source):
+        total += compute_block_gram(source.read(start, stop), INT16_ABS_MAX)
+    return total
+
+
+def compute_squared_distances(source: ColumnSource) -> NDArray[np.int64]:
+    """Return |u_i - u_j|^2 of all pairs of updates of a source, exactly.
+
+    Returns
+    -------
+    int64, (n, n)
+        Symmetric with a zero diagonal, entries below 2^62; no intermediate exceeds 2^62.
+    """
+    gram = compute_gram(source)
+    norms = np.diagonal(gram)
+    distances = norms[:, None] + norms[None, :]
+    distances -= 2 * gram
+    return distances

@@ -1,0 +1,64 @@
+"""The coordinate-wise median.
+
+Owns the median. Never compares whole updates; its scores are the trimmed mean's.
+
+Formula, per coordinate, with u_(1) <= ... <= u_(n) the sorted values::
+
+    a = u_((n+1)/2)                          for odd n
+    a = round( (u_(n/2) + u_(n/2+1)) / 2 )   for even n, halves rounded away from 0
+
+Bounds: a sum of two int16 values fits int32 with room to spare.
+
+Precondition: n >= 2 f + 1.
+
+Source: Yin, Chen, Ramchandran, Bartlett, arXiv:1803.01498, Definition 1.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from aggregation.columns import ColumnSource, get_block_bounds
+from aggregation.ranking import keep_middle
+from aggregation.trimmed_mean import compute_rows_mean, count_within, judge_survival
+from aggregation.verdict import Verdict
+
+
+def aggregate_median(
+    source: ColumnSource, num_byzantine: int, *, is_judging: bool
+) -> tuple[NDArray[np.int16], Verdict | None]:
+    """Return the median of a source and, if asked for, its updates' survival.
+
+    A median has no trimming of its own, so a coordinate survives if its value lies within what
+    trimming `num_byzantine` values from each end would keep; see `judge_survival`.
+
+    Parameters
+    ----------
+    source : ColumnSource
+        n >= 2 * num_byzantine + 1.
+    num_byzantine : int
+    is_judging : bool
+        Whether a verdict is wanted.
+
+    Returns
+    -------
+    vector : int16, (d,)
+    verdict : Verdict or None
+    """
+    n = source.n_updates
+    vector = np.empty(source.dimension, np.int16)
+    survived = np.zeros(n, np.int64)
+    for start, stop in get_block_bounds(source):
+        block = source.read(start, stop)
+        kept = list(block)
+        if is_judging:
+            kept = keep_middle(block.copy(), num_byzantine)
+            survived += count_within(block, kept)
+        # The median of the values left by trimming both ends alike is the median of all.
+        drop = (len(kept) - 1) // 2
+        middle = keep_middle(np.stack(kept) if is_judging else block, drop)
+        vector[start:stop] = compute_rows_mean(middle)
+    if not is_judging:
+        return vector, None
+    return vector, judge_survival(
+        [int(count) for count in survived], source.dimension, num_byzantine
+    )

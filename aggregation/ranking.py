@@ -1,0 +1,118 @@
+"""Selecting the middle ranks of each column without sorting what need not be sorted.
+
+Owns the networks of compare-exchanges and the sort that takes over where they stop paying. Never
+computes anything but ranks: its results are values of its argument.
+
+A compare-exchange of two updates is one `np.minimum` and one `np.maximum` over whole rows, so the
+block needs no transposing and the processor's 16-bit lanes are full on any machine. The network is
+Batcher's merge exchange (D. E. Knuth, The Art of Computer Programming, volume 3, algorithm
+5.2.2M), from which every comparison is removed that cannot change which values end up in the
+middle. Beyond `NETWORK_ROWS_MAX` updates its n (log n)^2 comparisons cost more than a radix sort
+of transposed blocks. Both ways return the same multiset, which is all that a rule depends on.
+"""
+
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+NETWORK_ROWS_MAX = 512
+NETWORKS_CACHED_MAX = 64
+_DISCARDED = -1
+_KEPT = 0
+
+Exchange = tuple[int, int, bool, bool]
+"""Rows i < j; whether row i's minimum is needed; whether row j's maximum is needed."""
+
+
+def keep_middle(block: NDArray[np.int16], drop: int) -> list[NDArray[np.int16]]:
+    """Return each column's values without its `drop` smallest and its `drop` largest.
+
+    Parameters
+    ----------
+    block : int16, (n, columns)
+        Contiguous; overwritten.
+    drop : int
+        0 <= 2 * drop < n.
+
+    Returns
+    -------
+    list of int16, (columns,)
+        n - 2 * drop rows. A column's kept values are in no particular order over the rows.
+    """
+    rows = block.shape[0]
+    if drop == 0:
+        return list(block)
+    if rows > NETWORK_ROWS_MAX:
+        return _keep_middle_sorted(block, drop)
+    return _keep_middle_exchanged(block, drop)
+
+
+def _keep_middle_sorted(block: NDArray[np.int16], drop: int) -> list[NDArray[np.int16]]:
+    columns = np.ascontiguousarray(block.T)
+    columns.sort(axis=1, kind="stable")
+    return list(np.ascontiguousarray(columns[:, drop : block.shape[0] - drop].T))
+
+
+def _keep_middle_exchanged(block: NDArray[np.int16], drop: int) -> list[NDArray[np.int16]]:
+    rows = list(block)
+    spare = np.empty(block.shape[1], np.int16)
+    for low, high, minimum_needed, maximum_needed in get_selection_network(len(rows), drop):
+        first, second = rows[low], rows[high]
+        if minimum_needed and maximum_needed:
+            np.minimum(first, second, out=spare)
+            np.maximum(first, second, out=second)
+            rows[low], spare = spare, first
+        elif minimum_needed:
+            np.minimum(first, second, out=first)
+        else:
+            np.maximum(first, second, out=second)
+    return rows[drop : len(rows) - drop]
+
+
+@lru_cache(maxsize=NETWORKS_CACHED_MAX)
+def get_selection_network(rows: int, drop: int) -> tuple[Exchange, ...]:
+    """Return the compare-exchanges that bring a column's middle values into its middle rows.
+
+    The sorting network is walked backwards with a label on each row: discarded (nothing later
+    reads it), kept (it is in the result, in whichever row), or the number of the later exchange
+    that reads it. An exchange of two rows with one label changes nothing that is read, because
+    whoever reads them treats both alike, so it is left out; half an exchange is left out when one
+    of its rows is discarded.
+
+    Parameters
+    ----------
+    rows : int
+    drop : int
+        0 <= 2 * drop < rows.
+
+    Returns
+    -------
+    tuple of (int, int, bool, bool)
+    """
+    labels = [_KEPT if drop <= row < rows - drop else _DISCARDED for row in range(rows)]
+    network: list[Exchange] = []
+    for number, (low, high) in enumerate(reversed(get_sorting_network(rows)), start=1):
+        if labels[low] == labels[high]:
+            continue
+        network.append((low, high, labels[low] != _DISCARDED, labels[high] != _DISCARDED))
+        labels[low] = labels[high] = number
+    return tuple(reversed(network))
+
+
+def get_sorting_network(rows: int) -> list[tuple[int, int]]:
+    """Return the comparisons (i, j), i < j, of Batcher's merge exchange for any number of rows."""
+    network: list[tuple[int, int]] = []
+    merged = 1
+    while merged < rows:
+        distance = merged
+        while distance >= 1:
+            for start in range(distance % merged, rows - distance, 2 * distance):
+                network.extend(
+                    (low, low + distance)
+                    for low in range(start, min(start + distance, rows - distance))
+                    if low // (2 * merged) == (low + distance) // (2 * merged)
+                )
+            distance //= 2
+        merged *= 2
+    return network
