@@ -13,8 +13,7 @@
     ├── LogLocked             in use by another process
     ├── LogFull               the log has reached its limit of bytes
     ├── MarkMissing           the log does not hold the end of that height
-    ├── PayloadDamaged        a stored payload no longer has its hash
-    └── PayloadUnknown        no payload with that hash is stored
+    └── PayloadDamaged        a stored payload no longer has its hash
     PayloadRefused (the sender's or the submitter's fault: nothing was stored)
     ├── PayloadMismatch       the bytes do not have the expected hash
     ├── PayloadTooLarge       more bytes than one payload may have
@@ -72,10 +71,6 @@ class MarkMissing(StorageError):
 
 class PayloadDamaged(StorageError):
     """The stored bytes of a payload no longer have the payload's hash."""
-
-
-class PayloadUnknown(StorageError):
-    """No payload with that hash is stored."""
 
 
 class PayloadRefused(QuorateError):

@@ -7,6 +7,10 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
+from store.database import Database, LevelDatabase, MemoryDatabase
+from store.memory_payloads import MemoryPayloadStore
+from store.payload_contract import Payloads
+from store.payloads import PayloadStore
 from store.segment_folder import MemorySegmentFolder
 from store.segmented_log import SegmentedLog
 from store.write_ahead_log import MemoryWriteAheadLog, WriteAheadLog
@@ -83,6 +87,76 @@ class MemoryLogDisk:
 
     def get_indices(self) -> list[int]:
         return self._memory.get_indices()
+
+
+class DatabaseDisk(Protocol):
+    """What lies under a database, and outlives it."""
+
+    def reopen(self) -> Database: ...
+
+    def close(self) -> None: ...
+
+
+class LevelDisk:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._database: LevelDatabase | None = None
+
+    def reopen(self) -> Database:
+        self.close()
+        self._database = LevelDatabase(self.folder)
+        return self._database
+
+    def close(self) -> None:
+        if self._database is not None:
+            self._database.close()
+
+
+class MemoryDisk:
+    def __init__(self) -> None:
+        self._database = MemoryDatabase()
+
+    def reopen(self) -> Database:
+        self._database = self._database.reopen()
+        return self._database
+
+    def close(self) -> None:
+        self._database.close()
+
+
+class PayloadDisk(Protocol):
+    """What lies under payloads, and outlives the process that put them."""
+
+    def reopen(self, **limits: int) -> Payloads: ...
+
+    def close(self) -> None: ...
+
+
+class FilePayloadDisk:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "payloads"
+        self._database = LevelDisk(folder / "database")
+
+    def reopen(self, **limits: int) -> Payloads:
+        return PayloadStore(self._database.reopen(), self.folder, inline_bytes_max=100, **limits)
+
+    def close(self) -> None:
+        self._database.close()
+
+
+class MemoryPayloadDisk:
+    def __init__(self) -> None:
+        self._payloads: MemoryPayloadStore | None = None
+
+    def reopen(self, **limits: int) -> Payloads:
+        if self._payloads is None:
+            self._payloads = MemoryPayloadStore(**limits)
+        else:
+            self._payloads = self._payloads.reopen()
+        return self._payloads
+
+    def close(self) -> None:
+        pass
 
 
 def flip(data: bytes, offset: int) -> bytes:

@@ -1,0 +1,108 @@
+"""What a payload store offers and what it refuses, whether it lies on disk or in memory.
+
+Owns the interface, the default limits and the checks that come before storing. Never stores.
+"""
+
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from store.disk import BytesLike
+from store.errors import PayloadMismatch, PayloadSpaceExhausted, PayloadTooLarge
+
+INLINE_BYTES_MAX = 64 << 10
+"""Default size up to which a payload lies in the database."""
+PAYLOAD_BYTES_MAX = 4 << 30
+"""Default size of one payload: 2^30 parameters as int32."""
+TOTAL_BYTES_MAX = 64 << 30
+"""Default size of all payloads together."""
+
+
+class Payloads(Protocol):
+    """Payloads by hash. Safe to use from several threads."""
+
+    @property
+    def bytes_total(self) -> int:
+        """The bytes of all payloads together."""
+        ...
+
+    def put(self, data: BytesLike, *, sync: bool = True) -> bytes:
+        """Store a payload and return its hash."""
+        ...
+
+    def put_expected(self, payload_hash: bytes, data: BytesLike, *, sync: bool = True) -> None:
+        """Store a payload that was announced under a hash."""
+        ...
+
+    def sync(self) -> None:
+        """Make everything put so far durable."""
+        ...
+
+    def has(self, payload_hash: bytes) -> bool:
+        """Return whether a payload is stored."""
+        ...
+
+    def get(self, payload_hash: bytes) -> bytes | None:
+        """Return a payload, or None."""
+        ...
+
+    def size(self, payload_hash: bytes) -> int | None:
+        """Return the bytes of a payload, or None."""
+        ...
+
+    def open_memmap(self, payload_hash: bytes, *, verify: bool = True) -> NDArray[np.uint8] | None:
+        """Return a payload as a read-only array that need not be in memory, or None."""
+        ...
+
+    def delete(self, payload_hash: bytes) -> bool:
+        """Remove a payload; return whether it was stored."""
+        ...
+
+    def iterate_hashes(self) -> Iterator[bytes]:
+        """Iterate over the hashes of all payloads, ascending."""
+        ...
+
+    def sweep(self, keep: Callable[[bytes], bool]) -> int:
+        """Remove the payloads that nobody keeps; return how many that was."""
+        ...
+
+
+def check_payload(data: BytesLike, bytes_max: int, expected_hash: bytes | None = None) -> bytes:
+    """Return the hash of a payload that may be stored.
+
+    Raises
+    ------
+    PayloadTooLarge
+        It has more than `bytes_max` bytes.
+    PayloadMismatch
+        Its hash is not the expected one.
+    """
+    size = memoryview(data).nbytes
+    if size > bytes_max:
+        raise PayloadTooLarge(
+            f"The payload has {size} bytes, and one payload may have {bytes_max}: send less."
+        )
+    payload_hash = sha256(data).digest()
+    if expected_hash is not None and payload_hash != expected_hash:
+        raise PayloadMismatch(
+            f"The payload was announced as {expected_hash.hex()} and has the hash "
+            f"{payload_hash.hex()}: send the bytes that were announced."
+        )
+    return payload_hash
+
+
+def check_space(total: int, size: int, total_bytes_max: int) -> None:
+    """Refuse a payload that the payload store has no room for.
+
+    Raises
+    ------
+    PayloadSpaceExhausted
+    """
+    if total + size > total_bytes_max:
+        raise PayloadSpaceExhausted(
+            f"{size} more bytes would pass the payload store's limit of {total_bytes_max} (in use: "
+            f"{total}): raise the limit, or keep payloads for a shorter time."
+        )
