@@ -6,7 +6,9 @@ back to the same bytes (non-minimal integers, trailing elements, unknown tags) a
 longer than its limit. Never knows what a message means.
 
 The types are msgspec structs (`array_like=True, frozen=True, forbid_unknown_fields=True`), which
-bound every integer and length; the bytes are written and read by msgpack.
+bound every integer and length. The bytes are written by msgpack and read by msgspec, straight
+into the type: memory is taken for what fits the type and has arrived, never for what a length in
+the message claims.
 """
 
 from typing import TypeVar
@@ -60,21 +62,10 @@ def decode(kind: type[T], raw: bytes, bytes_max: int) -> T:
     if len(raw) > bytes_max:
         raise DecodeError(f"message of {len(raw)} bytes exceeds its limit of {bytes_max}")
     try:
-        unpacked = msgpack.unpackb(
-            raw,
-            use_list=True,
-            raw=False,
-            strict_map_key=True,
-            max_bin_len=bytes_max,
-            max_str_len=bytes_max,
-            max_array_len=bytes_max,
-            max_map_len=0,
-            max_ext_len=0,
-        )
-        value = msgspec.convert(unpacked, kind, builtin_types=_BUILTIN)
+        value = msgspec.msgpack.decode(raw, type=kind)
         again = encode(value)
-    except (ValueError, TypeError, OverflowError, RecursionError, msgpack.UnpackException) as error:
-        # msgspec.ValidationError and msgpack's own errors are ValueErrors.
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        # msgspec's errors are ValueErrors, and so is text that is not UTF-8.
         raise DecodeError(f"not a valid message: {error}") from error
     if again != raw:
         raise DecodeError("not the canonical encoding of its value")

@@ -106,8 +106,8 @@ def decode_genesis(raw: bytes) -> Genesis:
         plain = msgspec.json.decode(raw, type=dict[str, object])
         genesis = msgspec.convert(_from_plain(plain), Genesis, builtin_types=(bytes,))
         _validate_genesis(genesis)
-    except (ValueError, TypeError) as error:
-        # msgspec's errors are ValueErrors, and so are those of bytes.fromhex.
+    except (ValueError, TypeError, RecursionError) as error:
+        # msgspec's errors are ValueErrors; a document nested too deeply is a RecursionError.
         raise DecodeError(f"not a valid genesis document: {error}") from error
     return genesis
 
@@ -168,4 +168,7 @@ def _from_hex(key: str, field: object) -> object:
         return field
     if not isinstance(field, str):
         raise TypeError(f"{key} must be hexadecimal text")
-    return bytes.fromhex(field)
+    try:
+        return bytes.fromhex(field)
+    except ValueError as error:
+        raise ValueError(f"{key} must be hexadecimal text: {error}") from error
