@@ -1,0 +1,167 @@
+"""The kernels below the rules: rounding, exact products, selection networks, and their guards.
+
+Owns what no rule's result would show: the bounds at which exactness would end.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aggregation import BoundError, arithmetic, columns, distances, ranking
+from tests.aggregation.reference import round_half_away
+
+
+@given(st.integers(-(2**61), 2**61), st.integers(1, 2**60))
+def test_division_rounds_half_away_from_zero(value: int, divisor: int) -> None:
+    expected = round_half_away(Fraction(value, divisor))
+    assert arithmetic.divide_rounded_exact(value, divisor) == expected
+    assert arithmetic.divide_rounded(np.array([value], np.int64), divisor).tolist() == [expected]
+
+
+@given(st.integers(-(2**29) + 1, 2**29 - 1), st.integers(1, 2**28))
+def test_narrow_division_rounds_half_away_from_zero(value: int, divisor: int) -> None:
+    result = arithmetic.divide_rounded_int32(np.array([value], np.int32), divisor)
+    assert result.dtype == np.int32
+    assert result.tolist() == [round_half_away(Fraction(value, divisor))]
+
+
+@given(st.integers(-40, 40), st.integers(1, 8))
+def test_small_halves_round_away_from_zero(value: int, divisor: int) -> None:
+    expected = round_half_away(Fraction(value, divisor))
+    assert arithmetic.divide_rounded(np.array([value], np.int64), divisor).tolist() == [expected]
+    assert arithmetic.divide_rounded_int32(np.array([value], np.int32), divisor).tolist() == [
+        expected
+    ]
+
+
+WIDE = st.one_of(
+    st.integers(-(2**47) + 1, 2**47 - 1),
+    st.integers(-300, 300),
+    st.sampled_from([2**47 - 1, -(2**47) + 1, 2**46, -(2**31)]),
+)
+
+
+@settings(max_examples=1000)
+@given(
+    WIDE,
+    st.one_of(st.integers(0, 2**32), st.integers(0, 3), st.just(2**32)),
+    st.integers(-30, 62),
+)
+def test_scaling_is_exact_in_79_bits(value: int, multiplier: int, shift: int) -> None:
+    exact = round_half_away(Fraction(value * multiplier) / Fraction(2) ** shift)
+    expected = max(-(2**40), min(2**40, exact))
+    values = np.array([value], np.int64)
+    assert arithmetic.scale_rounded(values, multiplier, shift).tolist() == [expected]
+    assert values.tolist() == [value]
+
+
+@pytest.mark.parametrize(
+    ("value", "multiplier", "shift"),
+    [(2**47, 1, 0), (-(2**47), 1, 0), (1, -1, 0), (1, 2**32 + 1, 0), (1, 1, -31), (1, 1, 63)],
+)
+def test_scaling_refuses_what_it_could_not_do_exactly(
+    value: int, multiplier: int, shift: int
+) -> None:
+    with pytest.raises(BoundError):
+        arithmetic.scale_rounded(np.array([value], np.int64), multiplier, shift)
+
+
+def test_scores_are_cut_off() -> None:
+    assert arithmetic.compute_score(1, 2) == 1 << 15
+    assert arithmetic.compute_score(10**30, 3) == 2**31
+    assert arithmetic.compute_score(-(10**30), 3) == -(2**31)
+
+
+def test_products_are_exact_up_to_the_guard_and_refused_beyond() -> None:
+    block = np.full((3, 1 << 15), 32767, np.int16)
+    block[1] *= -1
+    gram = distances.compute_block_gram(block, 32767)
+    square = 32767**2 << 15
+    assert gram.tolist() == [
+        [square, -square, square], [-square, square, -square], [square, -square, square]
+    ]  # fmt: skip
+    assert distances.compute_block_products(block, block[0], 32767).tolist() == [
+        square, -square, square
+    ]  # fmt: skip
+    # 2^53 itself is exact: 2^19 * 2^19 * 2^15. One more unit of the bound is not promised.
+    distances.compute_block_gram(block, 2**19)
+    with pytest.raises(BoundError, match="2\\^53"):
+        distances.compute_block_gram(block, 2**19 + 1)
+    with pytest.raises(BoundError, match="2\\^53"):
+        distances.compute_block_products(block, block[0], 2**19 + 1)
+
+
+def test_row_sums_are_refused_outside_int32() -> None:
+    block = np.full((4, 5), -32767, np.int16)
+    selection = np.array([[1, 1, 1, 1], [0, 1, 0, 0]], np.float64)
+    sums = distances.sum_selected_rows(selection, block, 32767)
+    assert sums.dtype == np.int32
+    assert sums.tolist() == [[-4 * 32767] * 5, [-32767] * 5]
+    with pytest.raises(BoundError, match="int32"):
+        distances.sum_selected_rows(selection, block, 2**29)
+
+
+def test_distances_of_opposite_extremes() -> None:
+    d = 100_001
+    rows = [np.full(d, 32767, np.int16), np.full(d, -32767, np.int16), np.zeros(d, np.int16)]
+    source = columns.RowSource(rows)
+    far, near = 4 * 32767**2 * d, 32767**2 * d
+    expected = [[0, far, near], [far, 0, near], [near, near, 0]]
+    assert distances.compute_squared_distances(source).tolist() == expected
+    assert distances.compute_squared_norms(source) == [near, near, 0]
+
+
+@pytest.mark.parametrize("n", [1, 4, 63, 64, 65, 500, 4096])
+@pytest.mark.parametrize("d", [1, 4095, 4096, 4097, 70_000])
+def test_blocks_cover_every_column_once_within_their_limit(n: int, d: int) -> None:
+    source = columns.RowSource([np.broadcast_to(np.int16(1), (d,))] * n)
+    position = 0
+    for start, stop in columns.get_block_bounds(source):
+        assert start == position
+        assert 0 < stop - start <= columns.COLUMNS_MAX
+        position = stop
+    assert position == d
+
+
+@given(st.integers(1, 70), st.data())
+def test_networks_keep_the_middle(n: int, data: st.DataObject) -> None:
+    drop = data.draw(st.integers(0, (n - 1) // 2))
+    values = data.draw(
+        st.lists(st.lists(st.integers(-9, 9), min_size=n, max_size=n), min_size=1, max_size=5)
+    )
+    block = np.ascontiguousarray(np.array(values, np.int16).T)
+    kept = np.sort(np.array(ranking.keep_middle(block, drop)), axis=0)
+    expected = [sorted(column)[drop : n - drop] for column in values]
+    assert kept.T.tolist() == expected
+
+
+def test_sorting_networks_sort_every_pattern_of_zeros_and_ones() -> None:
+    """By the zero-one principle a network that sorts all of these sorts everything."""
+    for n in range(1, 13):
+        block = (np.arange(2**n) >> np.arange(n)[:, None] & 1).astype(np.int16)
+        for low, high in ranking.get_sorting_network(n):
+            assert low < high
+            block[[low, high]] = np.sort(block[[low, high]], axis=0)
+        assert np.array_equal(block, np.sort(block, axis=0))
+        for drop in range(1, (n - 1) // 2 + 1):
+            patterns = (np.arange(2**n) >> np.arange(n)[:, None] & 1).astype(np.int16)
+            kept = np.sort(np.array(ranking.keep_middle(patterns, drop)), axis=0)
+            assert np.array_equal(kept, block[drop : n - drop])
+
+
+def test_pruned_networks_are_smaller() -> None:
+    full = len(ranking.get_sorting_network(32))
+    assert len(ranking.get_selection_network(32, 8)) < full
+    assert len(ranking.get_selection_network(32, 15)) < full
+
+
+@pytest.mark.parametrize("n", [ranking.NETWORK_ROWS_MAX, ranking.NETWORK_ROWS_MAX + 1])
+def test_both_ways_of_ranking_agree_at_their_border(n: int) -> None:
+    block = np.random.default_rng(n).integers(-50, 50, (n, 33), dtype=np.int16)
+    for drop in (1, 100, (n - 1) // 2):
+        expected = np.sort(block, axis=0)[drop : n - drop]
+        kept = np.sort(np.array(ranking.keep_middle(block.copy(), drop)), axis=0)
+        assert np.array_equal(kept, expected)
