@@ -1,0 +1,56 @@
+"""The errors of the node itself: what keeps it from starting or going on, and the way out.
+
+::
+
+    QuorateError
+    ├── ConfigError           the operator's: a setting that cannot be used
+    ├── HomeError             the operator's: the home folder or a file in it cannot be used
+    │   ├── HomeInUse         another process runs on the same home folder
+    │   └── GenesisError      the genesis file is missing, damaged or of another chain
+    ├── KeyFileError          the operator's: a key file is missing, damaged or readable by others
+    ├── SignerError           the signer refuses; nothing was signed
+    │   ├── DoubleSignError   what was asked for contradicts what was signed before
+    │   └── SignRecordError   the last-signed record is missing, damaged or somebody else's
+    └── SubscriptionRefused   a client's: as many subscriptions as allowed are open already
+
+Owns the classes. Each message is a sentence that ends with the way out, and is shown to the
+operator as it is. Never decides what follows: the catcher does.
+"""
+
+from quorate.chain.errors import QuorateError
+
+
+class ConfigError(QuorateError):
+    """A setting that cannot be used: unknown, of the wrong kind or out of its bounds."""
+
+
+class HomeError(QuorateError):
+    """The home folder, or a file in it, cannot be used."""
+
+
+class HomeInUse(HomeError):  # noqa: N818 - it says what is the matter.
+    """Another process has the home folder locked."""
+
+
+class GenesisError(HomeError):
+    """The genesis file is missing, is not valid or belongs to another chain."""
+
+
+class KeyFileError(QuorateError):
+    """A key file is missing, damaged or open to other users of the machine."""
+
+
+class SignerError(QuorateError):
+    """The signer refuses. Nothing was signed, and nothing may be sent."""
+
+
+class DoubleSignError(SignerError):
+    """Signing would go back behind, or contradict, what this key has signed already."""
+
+
+class SignRecordError(SignerError):
+    """The last-signed record is missing, damaged or made for another key or chain."""
+
+
+class SubscriptionRefused(QuorateError):  # noqa: N818 - it says what happened.
+    """No further subscription to events is taken at the moment."""
