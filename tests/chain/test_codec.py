@@ -7,7 +7,6 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from quorate.chain.codec import decode, encode
 from quorate.chain.errors import DecodeError, ErrorCode, TransactionError
 from quorate.chain.task import TaskSpec
@@ -20,6 +19,7 @@ from quorate.chain.transaction import (
 )
 from quorate.chain.validators import Validator
 from quorate.chain.vote import Commit, Vote
+
 from tests.chain.samples import KEYS, WIRE_TYPES, make_bodies, make_signed, make_wire_values
 
 LIMIT = 1 << 20

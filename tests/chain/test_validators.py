@@ -5,7 +5,6 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from quorate.chain.errors import InvariantError
 from quorate.chain.ids import compute_address
 from quorate.chain.keys import PrivateKey
@@ -17,6 +16,7 @@ from quorate.chain.validators import (
     ValidatorSet,
     ValidatorUpdate,
 )
+
 from tests.chain.samples import KEYS, make_validators
 
 MANY_KEYS = [PrivateKey(i.to_bytes(32, "big")).public_key for i in range(1, 31)]
@@ -64,8 +64,8 @@ def test_quorums_are_more_than_two_thirds_and_more_than_one(
     total: int, quorum: int, honest: int
 ) -> None:
     members = make_set([1] * total)
-    assert [p for p in range(total + 1) if members.is_quorum(p)][0] == quorum
-    assert [p for p in range(total + 1) if members.is_one_honest(p)][0] == honest
+    assert next(p for p in range(total + 1) if members.is_quorum(p)) == quorum
+    assert next(p for p in range(total + 1) if members.is_one_honest(p)) == honest
 
 
 def test_equal_validators_take_turns_by_address() -> None:
