@@ -1,0 +1,95 @@
+"""Aggregates: small ones on the spot, large ones in a background thread, each computed once.
+
+Owns the cache of results by their inputs and the one worker. Never decides when a round seals; a
+result that is not ready yet is simply None, and no verdict.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from aggregation import compute_cost
+from ledger.aggregates import AggregateInputs, AggregateOutput
+from quorate.chain.errors import PendingError
+from quorate.chain.ids import Hash
+
+CACHED_MAX = 8
+"""Results remembered; candidates of one height rarely differ in their aggregates."""
+CACHED_BYTES_MAX = 256 << 20
+JOBS_MAX = 64
+"""Computations that wait for the worker; one more is asked for again later."""
+INLINE_COST_MAX = 5_000_000
+"""Costs (updates x parameters x weight) up to this take about a millisecond: not worth a thread."""
+
+_log = structlog.get_logger("aggregates")
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    key: Hash
+    compute: Callable[[], AggregateOutput]
+
+
+class BackgroundAggregates:
+    """The ledger's source of aggregates, as `ledger.aggregates.AggregateSource` asks for it."""
+
+    def __init__(self) -> None:
+        self._results: dict[Hash, AggregateOutput] = {}
+        self._pending: dict[Hash, PendingError] = {}
+        self._running: set[Hash] = set()
+        self._to_worker, self._jobs = trio.open_memory_channel[_Job](JOBS_MAX)
+        self.done = trio.Event()
+
+    def get(
+        self, inputs: AggregateInputs, compute: Callable[[], AggregateOutput], /
+    ) -> AggregateOutput | None:
+        """Return the result for `inputs`, or None while the worker is at it.
+
+        Raises
+        ------
+        PendingError
+            If a payload it needs is not here.
+        """
+        known = self._results.get(inputs.key)
+        if known is not None:
+            return known
+        cost = compute_cost(inputs.rule, len(inputs.updates), inputs.dimension)
+        if cost <= INLINE_COST_MAX:
+            return self._keep(inputs.key, compute())
+        if inputs.key in self._pending:
+            raise self._pending.pop(inputs.key)
+        if inputs.key not in self._running:
+            try:
+                self._to_worker.send_nowait(_Job(inputs.key, compute))
+            except trio.WouldBlock:
+                return None
+            self._running.add(inputs.key)
+        return None
+
+    async def run(self) -> None:
+        """Compute until cancelled. A computation in progress is left to its thread."""
+        async for job in self._jobs:
+            try:
+                result = await trio.to_thread.run_sync(job.compute, abandon_on_cancel=True)
+                self._keep(job.key, result)
+            except PendingError as error:
+                self._pending[job.key] = error
+                while len(self._pending) > CACHED_MAX:
+                    del self._pending[next(iter(self._pending))]
+            finally:
+                self._running.discard(job.key)
+            self.done.set()
+            self.done = trio.Event()
+
+    def _keep(self, key: Hash, result: AggregateOutput) -> AggregateOutput:
+        self._results[key] = result
+        while len(self._results) > CACHED_MAX or (
+            len(self._results) > 1 and self._cached_bytes() > CACHED_BYTES_MAX
+        ):
+            del self._results[next(iter(self._results))]
+        return result
+
+    def _cached_bytes(self) -> int:
+        return sum(len(r.weights) + len(r.optimizer_state) for r in self._results.values())

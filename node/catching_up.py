@@ -1,0 +1,242 @@
+"""Catching up: decided blocks fetched from peers that are ahead, while consensus goes on.
+
+Owns what peers claim to have, the pipeline of block requests, and a window of fetched blocks.
+Never believes a claim: whoever takes a block out verifies its commit, and says so when it is bad.
+It is not a mode: a node that is level simply has nothing to fetch.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from node.messages import (
+    BLOCKS_PER_ANSWER_MAX,
+    RANGE_BYTES_MAX,
+    BlocksAnswer,
+    GetBlockRange,
+    GetBlocks,
+    RangeAnswer,
+    encode_message,
+)
+from p2p.network import RESPONSE_BYTES_MAX, Network, PeerId, RequestFailed
+from quorate.chain.codec import decode
+from quorate.chain.errors import DecodeError
+from quorate.chain.ids import Height
+from quorate.chain.parameters import BLOCK_BYTES_MAX
+
+WINDOW_BLOCKS = 512
+"""How many blocks ahead of the chain are fetched."""
+WINDOW_BYTES_MAX = 64 << 20
+"""Fetched blocks that wait to be applied; fetching pauses above it."""
+BATCH_BLOCKS = 64
+BATCHES_MAX = 4
+PATIENCE_S = 0.4
+"""A node one height behind waits this long for consensus before it fetches."""
+POLL_S = 0.1
+REQUEST_TIMEOUT_S = 5.0
+BAD_BLOCK_PENALTY = 40
+EMPTY_ANSWER_PENALTY = 5
+SILENCE_S = 2.0
+"""A peer that failed to answer is not asked again for so long."""
+
+_log = structlog.get_logger("catching_up")
+
+
+@dataclass(frozen=True, slots=True)
+class FetchedBlock:
+    """A decided block as a peer has it, not yet verified."""
+
+    height: Height
+    block: bytes
+    commit: bytes
+    peer: PeerId
+
+
+@dataclass(slots=True)
+class _Claim:
+    height: Height
+    earliest: Height
+    resting_until: float = 0.0
+
+
+class CatchUp:
+    """Keeps a window of fetched blocks ahead of the chain.
+
+    Parameters
+    ----------
+    network : Network
+        Where peers answer `GetBlocks`.
+    on_fetched : callable
+        Called without arguments when new blocks are there to `take`.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        self._claims: dict[PeerId, _Claim] = {}
+        self._fetched: dict[Height, FetchedBlock] = {}
+        self._fetched_bytes = 0
+        self._in_flight: set[int] = set()
+        self._level_since = trio.current_time()
+        self.height = Height(0)
+        self.arrived = trio.Event()
+
+    @property
+    def highest_claim(self) -> Height:
+        """The highest height any linked peer claims."""
+        return max((claim.height for claim in self._claims.values()), default=Height(0))
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether a peer claims to be at least two blocks ahead."""
+        return self.highest_claim > self.height + 1
+
+    def on_status(self, peer: PeerId, height: Height, earliest: Height) -> None:
+        """Note what a peer claims to have."""
+        claim = self._claims.setdefault(peer, _Claim(height, earliest))
+        claim.height, claim.earliest = height, earliest
+
+    def on_peer_disconnected(self, peer: PeerId) -> None:
+        """Forget a peer's claim."""
+        self._claims.pop(peer, None)
+
+    def advance(self, height: Height) -> None:
+        """Note the chain's height; blocks up to it are dropped from the window."""
+        self.height = height
+        self._level_since = trio.current_time()
+        for old in [h for h in self._fetched if h <= height]:
+            self._drop(old)
+
+    def get(self, height: Height) -> FetchedBlock | None:
+        """Return the fetched block of a height, if it is here."""
+        return self._fetched.get(height)
+
+    def refuse(self, fetched: FetchedBlock, reason: str) -> None:
+        """Drop a block that proved bad, with all others of the same peer, and report the peer."""
+        self._network.report(fetched.peer, BAD_BLOCK_PENALTY, reason)
+        claim = self._claims.get(fetched.peer)
+        if claim is not None:
+            claim.resting_until = trio.current_time() + SILENCE_S
+        for height in [h for h, block in self._fetched.items() if block.peer == fetched.peer]:
+            self._drop(height)
+
+    async def run(self) -> None:
+        """Fetch until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                if self._is_fetching_due():
+                    self._start_batches(nursery)
+                await trio.sleep(POLL_S if not self._in_flight else POLL_S / 10)
+
+    def _is_fetching_due(self) -> bool:
+        lag = self.highest_claim - self.height
+        is_late = trio.current_time() - self._level_since > PATIENCE_S
+        return lag > 1 or (lag == 1 and is_late)
+
+    def _start_batches(self, nursery: trio.Nursery) -> None:
+        batches = len({height // BATCH_BLOCKS for height in self._in_flight})
+        while batches < BATCHES_MAX and self._fetched_bytes < WINDOW_BYTES_MAX:
+            heights = self._next_missing()
+            peer = self._choose_peer(heights)
+            if not heights or peer is None:
+                return
+            self._in_flight.update(heights)
+            nursery.start_soon(self._fetch, peer, heights)
+            batches += 1
+
+    def _next_missing(self) -> range:
+        """Return the first run of heights in the window that nobody was asked for."""
+        top = min(self.highest_claim, self.height + WINDOW_BLOCKS)
+        wanted = (
+            height
+            for height in range(self.height + 1, top + 1)
+            if height not in self._in_flight and height not in self._fetched
+        )
+        first = next(wanted, None)
+        if first is None:
+            return range(0)
+        last = first
+        for height in itertools.islice(wanted, BATCH_BLOCKS - 1):
+            if height != last + 1:
+                break
+            last = height
+        return range(first, last + 1)
+
+    def _choose_peer(self, heights: range) -> PeerId | None:
+        """Return the peer that claims these heights and rested longest, or None."""
+        if not heights:
+            return None
+        now = trio.current_time()
+        able = [
+            (claim.resting_until, peer)
+            for peer, claim in self._claims.items()
+            if claim.earliest <= heights[0] <= claim.height and claim.resting_until <= now
+        ]
+        if not able:
+            return None
+        peer = min(able)[1]
+        self._claims[peer].resting_until = now - 1 / (1 + len(able))
+        return peer
+
+    async def _fetch(self, peer: PeerId, heights: range) -> None:
+        try:
+            blocks = await self._request_blocks(peer, heights)
+        except (RequestFailed, DecodeError) as error:
+            blocks = []
+            if isinstance(error, DecodeError):
+                self._network.report(peer, BAD_BLOCK_PENALTY, str(error))
+        finally:
+            self._in_flight.difference_update(heights)
+        if not blocks:
+            claim = self._claims.get(peer)
+            if claim is not None:
+                claim.resting_until = trio.current_time() + SILENCE_S
+            self._network.report(peer, EMPTY_ANSWER_PENALTY, "claimed blocks it did not send")
+            return
+        for block in blocks:
+            if block.height > self.height and block.height not in self._fetched:
+                self._fetched[block.height] = block
+                self._fetched_bytes += len(block.block) + len(block.commit)
+        self.arrived.set()
+        self.arrived = trio.Event()
+
+    async def _request_blocks(self, peer: PeerId, heights: range) -> list[FetchedBlock]:
+        count = min(len(heights), BLOCKS_PER_ANSWER_MAX)
+        raw = await self._ask(peer, GetBlocks(Height(heights[0]), count))
+        answer = decode(BlocksAnswer, raw, RESPONSE_BYTES_MAX)
+        if answer.large_block_bytes:
+            block = await self._request_large_block(
+                peer, Height(heights[0]), answer.large_block_bytes
+            )
+            return [FetchedBlock(Height(heights[0]), block, answer.large_block_commit, peer)]
+        return [
+            FetchedBlock(Height(height), stored.block, stored.commit, peer)
+            for height, stored in zip(heights, answer.blocks, strict=False)
+        ]
+
+    async def _request_large_block(self, peer: PeerId, height: Height, total: int) -> bytes:
+        if total > BLOCK_BYTES_MAX:
+            raise DecodeError(f"block of {total} bytes exceeds its limit")
+        slices: list[bytes] = []
+        received = 0
+        while received < total:
+            raw = await self._ask(peer, GetBlockRange(height, received, RANGE_BYTES_MAX))
+            answer = decode(RangeAnswer, raw, RESPONSE_BYTES_MAX)
+            if answer.total != total or not answer.data:
+                raise DecodeError("a block's size changed while it was fetched")
+            slices.append(answer.data)
+            received += len(answer.data)
+        return b"".join(slices)
+
+    async def _ask(self, peer: PeerId, request: GetBlocks | GetBlockRange) -> bytes:
+        return await self._network.request(
+            peer,
+            encode_message(request),
+            response_bytes_max=RESPONSE_BYTES_MAX,
+            timeout_s=REQUEST_TIMEOUT_S,
+        )
+
+    def _drop(self, height: Height) -> None:
+        block = self._fetched.pop(height)
+        self._fetched_bytes -= len(block.block) + len(block.commit)

@@ -1,0 +1,343 @@
+"""The composition of a node: which part is given which.
+
+Owns the wiring of one node over given storage and a given network, and the tasks that keep it
+going. Never opens a file or a socket itself (`daemon` does), so that tests compose the same node
+over memory.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from consensus.driver import Driver
+from consensus.timeouts import TimeoutConfig
+from consensus.verifier import SignatureVerifier
+from ledger.genesis import build_genesis_state, compute_genesis_roots
+from ledger.state import State, compute_bucket
+from node.admission import LedgerDoor
+from node.aggregates import BackgroundAggregates
+from node.block_assembly import BlockAssembly
+from node.broadcasting import Broadcaster
+from node.catching_up import CatchUp
+from node.chain_position import (
+    POSITION_DOCUMENT,
+    ChainPosition,
+    decode_position,
+    make_genesis_position,
+)
+from node.config import Config
+from node.consensus_runner import ConsensusParts, ConsensusRunner, EmptyBlocks
+from node.errors import GenesisError
+from node.events import EventBus
+from node.evidence_pool import EvidencePool
+from node.executor import ExecutedBlock, Executor
+from node.judging import Judge
+from node.mempool import Mempool, TransactionVerifier
+from node.metrics import Metrics
+from node.payload_exchange import PayloadExchange
+from node.proposing import Proposer
+from node.reactor import Reactor, ReactorParts
+from node.reporting import Reporter
+from node.retention import Retention
+from node.serving import Server
+from node.signer import Signer
+from node.transaction_gossip import TransactionGossip
+from p2p.network import Network
+from quorate.chain.codec import decode
+from quorate.chain.errors import StorageError
+from quorate.chain.genesis import Genesis
+from quorate.chain.validators import VALIDATORS_MAX
+from quorate.chain.vote import Commit
+from store.chain_store import ChainStore
+from store.database import Database
+from store.payload_contract import Payloads
+from store.segmented_log import SegmentedLog
+
+GENESIS_DOCUMENT = "genesis"
+COMMIT_BYTES_MAX = VALIDATORS_MAX * 80
+
+_log = structlog.get_logger("node")
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStorage:
+    """Where a node keeps what must survive it.
+
+    Attributes
+    ----------
+    chain : ChainStore
+        Decided blocks, state, indexes.
+    payloads : Payloads
+        Payloads, weights, optimizer states.
+    log : SegmentedLog
+        The write-ahead log of consensus.
+    journal : Database
+        Own users' pending transactions, and the queue of released payloads.
+    """
+
+    chain: ChainStore
+    payloads: Payloads
+    log: SegmentedLog
+    journal: Database
+
+
+@dataclass(frozen=True, slots=True)
+class NodeServices:
+    """What the node's surfaces (RPC, metrics) read and call."""
+
+    config: Config
+    genesis: Genesis
+    network: Network
+    storage: NodeStorage
+    executor: Executor
+    driver: Driver
+    runner: ConsensusRunner
+    mempool: Mempool
+    catch_up: CatchUp
+    events: EventBus
+    metrics: Metrics
+    signer: Signer | None
+    now_ms: Callable[[], int]
+
+
+class Node:
+    """One node, ready to run.
+
+    Parameters
+    ----------
+    config : Config
+        The operator's settings.
+    genesis : Genesis
+        What the chain began with.
+    storage : NodeStorage
+        What is durable. An empty one is initialized from the genesis.
+    network : Network
+        The links, not yet running.
+    signer : Signer or None
+        Signs votes and proposals; None on a node that only follows.
+    now_ms : callable
+        The wall clock in milliseconds since the epoch.
+
+    Raises
+    ------
+    GenesisError
+        If the storage belongs to another genesis.
+    StorageError
+        If what is stored contradicts itself.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        genesis: Genesis,
+        storage: NodeStorage,
+        network: Network,
+        signer: Signer | None,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._network = network
+        initialize_storage(storage.chain, genesis)
+        state = State(storage.chain, genesis)
+        position = load_position(storage.chain, genesis, state)
+        verifier = TransactionVerifier(genesis.chain_id, config.mempool.cache_max)
+        self._aggregates = BackgroundAggregates()
+        executor = Executor(
+            genesis, storage.chain, storage.payloads, state, position, verifier, self._aggregates
+        )
+        mempool = Mempool(
+            config.mempool,
+            verifier,
+            LedgerDoor(executor, storage.payloads, now_ms),
+            storage.journal,
+            now_ms,
+        )
+        retention = Retention(
+            storage.journal,
+            storage.payloads,
+            lambda payload: state.is_payload_needed(payload) or mempool.needs_payload(payload),
+        )
+        evidence, assembly = EvidencePool(), BlockAssembly()
+        broadcaster, self._catch_up = Broadcaster(network), CatchUp(network)
+        self._catch_up.advance(position.height)
+        self._exchange = PayloadExchange(
+            network, storage.payloads, config.storage.payload_bytes_max
+        )
+        judge = Judge(executor, assembly, self._exchange, self._aggregates)
+        driver = Driver(
+            genesis.chain_id,
+            signer.key.address if signer is not None else None,
+            make_timeouts(config),
+            SignatureVerifier(genesis.chain_id),
+        )
+        proposer = None
+        if signer is not None:
+            proposer = Proposer(
+                signer.key,
+                executor,
+                mempool,
+                evidence,
+                judge,
+                config.consensus.block_transactions_max,
+                now_ms,
+            )
+        metrics, events = Metrics(genesis.chain_id), EventBus()
+        self._gossip = TransactionGossip(
+            network, mempool, broadcaster, self._exchange, config.mempool
+        )
+        reporter = Reporter(events, metrics, mempool, retention, self._gossip)
+        self._runner = ConsensusRunner(
+            ConsensusParts(
+                driver=driver,
+                executor=executor,
+                assembly=assembly,
+                signer=signer,
+                log=storage.log,
+                broadcaster=broadcaster,
+                judge=judge,
+                proposer=proposer,
+                catch_up=self._catch_up,
+                evidence=evidence,
+                has_transactions=lambda: mempool.count > 0,
+                on_decided=reporter.on_decided,
+                on_round=reporter.on_round,
+                now_ms=now_ms,
+            ),
+            EmptyBlocks(
+                config.consensus.create_empty_blocks,
+                config.consensus.empty_block_interval_ms / 1000,
+            ),
+        )
+        self._reactor = Reactor(
+            ReactorParts(
+                network=network,
+                driver=driver,
+                runner=self._runner,
+                executor=executor,
+                assembly=assembly,
+                broadcaster=broadcaster,
+                catch_up=self._catch_up,
+                evidence=evidence,
+                gossip=self._gossip,
+                server=Server(storage.chain, storage.payloads, mempool),
+                store=storage.chain,
+                now_ms=now_ms,
+            )
+        )
+        self._retention = retention
+        self._mempool = mempool
+        self.services = NodeServices(
+            config=config,
+            genesis=genesis,
+            network=network,
+            storage=storage,
+            executor=executor,
+            driver=driver,
+            runner=self._runner,
+            mempool=mempool,
+            catch_up=self._catch_up,
+            events=events,
+            metrics=metrics,
+            signer=signer,
+            now_ms=now_ms,
+        )
+
+    async def run(
+        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Run until cancelled; started once the network listens.
+
+        Raises
+        ------
+        ListenError
+            If the p2p port cannot be used.
+        StorageError, InvariantError
+            If the node must stop; in an exception group.
+        """
+        await self._mempool.restore()
+        swept = self._retention.sweep()
+        _log.info("starting", height=self.services.executor.position.height, swept=swept)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._run_network)
+            nursery.start_soon(self._aggregates.run)
+            nursery.start_soon(self._exchange.run)
+            nursery.start_soon(self._catch_up.run)
+            nursery.start_soon(self._gossip.run)
+            nursery.start_soon(self._watch_mempool)
+            nursery.start_soon(self._runner.run)
+            task_status.started()
+
+    async def _run_network(self, *, task_status: trio.TaskStatus[None]) -> None:
+        await self._network.run(self._reactor, task_status=task_status)
+
+    async def _watch_mempool(self) -> None:
+        while True:
+            await self._mempool.wait_for_transactions()
+            self._runner.wake()
+            await trio.sleep(self.services.config.mempool.gossip_interval_ms / 1000)
+
+
+def make_timeouts(config: Config) -> TimeoutConfig:
+    """Return the consensus timeouts that the settings name, all in milliseconds."""
+    section = config.consensus
+    return TimeoutConfig(
+        propose_ms=section.timeout_propose_ms,
+        propose_delta_ms=section.timeout_propose_delta_ms,
+        prevote_ms=section.timeout_prevote_ms,
+        prevote_delta_ms=section.timeout_prevote_delta_ms,
+        precommit_ms=section.timeout_precommit_ms,
+        precommit_delta_ms=section.timeout_precommit_delta_ms,
+    )
+
+
+def initialize_storage(chain: ChainStore, genesis: Genesis) -> None:
+    """Store the genesis state, or check that what is stored began with this genesis.
+
+    Raises
+    ------
+    GenesisError
+        If the store belongs to another genesis.
+    """
+    if not chain.is_initialized:
+        roots = compute_genesis_roots(genesis)
+        position = make_genesis_position(genesis, roots.state_root, roots.model_root)
+        chain.initialize(
+            build_genesis_state(genesis),
+            lambda key: compute_bucket(key, genesis.bucket_count),
+            {POSITION_DOCUMENT: position.encode(), GENESIS_DOCUMENT: genesis.hash},
+            initial_height=genesis.initial_height,
+        )
+    stored = chain.load_document(GENESIS_DOCUMENT)
+    if stored != genesis.hash:
+        found = stored.hex() if stored is not None else "none"
+        raise GenesisError(
+            f"the data folder belongs to genesis {found}, but the genesis file is "
+            f"{genesis.hash.hex()}: use the genesis file the node was set up with, or another home"
+        )
+
+
+def load_position(chain: ChainStore, genesis: Genesis, state: State) -> ChainPosition:
+    """Return where the stored chain stands.
+
+    Raises
+    ------
+    StorageError
+        If the record is missing, or the state's root is not the one recorded.
+    """
+    raw = chain.load_document(POSITION_DOCUMENT)
+    if raw is None:
+        raise StorageError(
+            "the database has no record of the chain's position: restore the data folder from a "
+            "backup, or remove it and let the node catch up from its peers"
+        )
+    stored_commit = chain.load_commit(chain.height) if chain.height else None
+    commit = decode(Commit, stored_commit, COMMIT_BYTES_MAX) if stored_commit else None
+    position = decode_position(raw, commit)
+    if state.root != position.state_root:
+        raise StorageError(
+            f"the stored state has root {state.root.hex()}, but height {position.height} was "
+            f"decided with {position.state_root.hex()}: the database is damaged; restore the data "
+            "folder from a backup, or remove it and let the node catch up from its peers"
+        )
+    return position

@@ -1,0 +1,470 @@
+"""The consensus loop: inputs in order, logged, then their effects in durable order.
+
+Owns the one task that feeds the consensus driver, its inbox, its timers, and the step from a
+decision to the next height. Never holds a rule of consensus (the driver does), executes nothing
+(the executor does), and reads the network only through its inbox.
+
+Durable order: each input is in the write-ahead log before its effects leave. An own vote or
+proposal is signed (which writes the last-signed record first), logged and synced, then sent, then
+fed back as an input. These are two of the three loops that ARCHITECTURE.md names; the third is
+a decision that starts the next height.
+"""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+import trio
+
+from consensus.driver import Driver
+from consensus.effects import (
+    Broadcast,
+    Decide,
+    Effect,
+    JudgeProposal,
+    Relay,
+    ReportEvidence,
+    RequestProposal,
+    ScheduleTimeout,
+    UnsignedVote,
+)
+from consensus.inputs import (
+    CommitReceived,
+    Input,
+    ProposalJudged,
+    ProposalReceived,
+    ProposeBlock,
+    StartHeight,
+    TimeoutElapsed,
+    VoteReceived,
+    encode_input,
+)
+from node.block_assembly import BlockAssembly
+from node.broadcasting import Broadcaster
+from node.catching_up import CatchUp, FetchedBlock
+from node.errors import DoubleSignError
+from node.evidence_pool import EvidencePool
+from node.executor import ExecutedBlock, Executor
+from node.judging import Judge
+from node.messages import PartMessage
+from node.proposing import Proposer
+from node.recovery import find_outstanding_effects, read_inputs
+from node.signer import Signer
+from p2p.network import PeerId
+from quorate.chain.codec import decode
+from quorate.chain.errors import CommitError, DecodeError
+from quorate.chain.ids import Height, Round
+from quorate.chain.parameters import BLOCK_BYTES_MAX
+from quorate.chain.validators import VALIDATORS_MAX
+from quorate.chain.vote import BlockId, Commit, verify_commit
+from store.write_ahead_log import WriteAheadLog
+
+INBOX_MAX = 16_384
+"""Items from peers that wait for the loop; more are dropped and repaired by status exchange."""
+OWN_INBOX_MAX = 4096
+"""Room beside it for the node's own items, of which there are a few per round at most."""
+DRAIN_MAX = 128
+"""Items handled between two looks at the node's other tasks."""
+EARLY_PARTS_MAX = 128
+"""Parts of the next height's block that arrive before this height is done."""
+
+_log = structlog.get_logger("consensus")
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """A consensus input from a peer, or from this node if `peer` is None."""
+
+    input: Input
+    peer: PeerId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingPart:
+    """A part of a proposed block."""
+
+    message: PartMessage
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyBlocks:
+    """When to make blocks without transactions: never, or `interval_s` after the last block."""
+
+    is_enabled: bool
+    interval_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ConsensusParts:
+    """What the loop works with."""
+
+    driver: Driver
+    executor: Executor
+    assembly: BlockAssembly
+    signer: Signer | None
+    log: WriteAheadLog
+    broadcaster: Broadcaster
+    judge: Judge
+    proposer: Proposer | None
+    catch_up: CatchUp
+    evidence: EvidencePool
+    has_transactions: Callable[[], bool]
+    on_decided: Callable[[ExecutedBlock, Commit], None]
+    on_round: Callable[[int, int], None]
+    now_ms: Callable[[], int]
+
+
+Item = Incoming | IncomingPart | Commit | None
+"""What the inbox holds; a commit is a decision that has been executed, None a call to look."""
+
+
+class ConsensusRunner:
+    """Runs consensus, height after height.
+
+    Parameters
+    ----------
+    parts : ConsensusParts
+        What the loop works with.
+    empty_blocks : EmptyBlocks
+        When to make blocks without transactions.
+    """
+
+    def __init__(self, parts: ConsensusParts, empty_blocks: EmptyBlocks) -> None:
+        self._parts = parts
+        self._driver = parts.driver
+        self._executor = parts.executor
+        self._empty_blocks = empty_blocks
+        self._to_inbox, self._inbox = trio.open_memory_channel[Item](INBOX_MAX + OWN_INBOX_MAX)
+        self._scopes: set[trio.CancelScope] = set()
+        self._early_parts: list[IncomingPart] = []
+        self._decided_at = trio.current_time()
+        self._is_waiting = True
+        self._undecided: Commit | None = None
+        self._reported_round = -1
+        self.dropped_inputs = 0
+
+    # What others call: all return at once.
+
+    def receive(self, item: Incoming | IncomingPart) -> None:
+        """Put an input or a part from a peer into the inbox; when it is full, drop it."""
+        if self._inbox.statistics().current_buffer_used >= INBOX_MAX:
+            self.dropped_inputs += 1
+        else:
+            self._to_inbox.send_nowait(item)
+
+    def wake(self) -> None:
+        """Look again whether there is a reason to start the next height."""
+        if self._is_waiting and not self._inbox.statistics().current_buffer_used:
+            self._to_inbox.send_nowait(None)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the next height has not begun yet, for want of a reason."""
+        return self._is_waiting
+
+    async def run(self) -> None:
+        """Run until cancelled.
+
+        Raises
+        ------
+        StorageError
+            If the log or the store fails; the node stops.
+        """
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            self._recover()
+            nursery.start_soon(self._watch_fetched)
+            while True:
+                self._take_fetched()
+                if self._is_waiting and self._is_start_due():
+                    self._start_height()
+                with trio.move_on_at(self._wake_at()):
+                    self._handle(await self._inbox.receive())
+                for _ in range(DRAIN_MAX):
+                    try:
+                        self._handle(self._inbox.receive_nowait())
+                    except trio.WouldBlock:
+                        break
+
+    def _handle(self, item: Item) -> None:
+        match item:
+            case None:
+                pass
+            case Incoming(input_, peer):
+                self._step(input_, peer)
+            case IncomingPart():
+                self._add_part(item)
+            case Commit():
+                self._finish_decision(item)
+
+    # One input, and what follows from it.
+
+    def _step(self, input_: Input, peer: PeerId | None = None) -> None:
+        pending: deque[tuple[Input, bool]] = deque([(input_, False)])
+        while pending:
+            current, is_logged = pending.popleft()
+            if not is_logged:
+                self._parts.log.append(encode_input(current))
+            for effect in self._driver.receive(current):
+                own = self._perform(effect, peer if current is input_ else None)
+                if own is not None:
+                    pending.append((own, True))
+        if self._driver.round != self._reported_round:
+            self._reported_round = self._driver.round
+            self._parts.on_round(self._driver.height, self._driver.round)
+
+    def _perform(self, effect: Effect, peer: PeerId | None) -> Input | None:
+        """Carry out an effect; return the own message that it makes, already logged."""
+        match effect:
+            case Broadcast():
+                return self._sign_and_send(effect)
+            case ScheduleTimeout():
+                self._spawn(self._time, effect)
+            case RequestProposal():
+                self._spawn(self._propose, effect)
+            case JudgeProposal():
+                self._begin_judging(effect)
+            case Decide():
+                self._finish_decision(effect.commit)
+            case ReportEvidence():
+                if self._parts.evidence.add(effect.evidence):
+                    _log.warning(
+                        "conflicting_votes", validator=effect.evidence.first.validator.hex()
+                    )
+                    self._parts.broadcaster.send_evidence(effect.evidence)
+            case Relay():
+                if peer is not None:
+                    self._parts.broadcaster.relay(effect.message, peer)
+        return None
+
+    def _sign_and_send(self, effect: Broadcast) -> Input | None:
+        signer = self._parts.signer
+        if signer is None:
+            return None
+        content = effect.content
+        signed: Input
+        try:
+            if isinstance(content, UnsignedVote):
+                vote = signer.sign_vote(content)
+                signed = VoteReceived(vote)
+            else:
+                proposal = signer.sign_proposal(content)
+                signed = ProposalReceived(proposal, self._parts.now_ms())
+        except DoubleSignError as error:
+            # After a crash the log may lack what was signed last. Silence is always safe.
+            _log.warning("not_signed", reason=str(error))
+            return None
+        self._parts.log.append(encode_input(signed))
+        self._parts.log.sync()
+        if isinstance(signed, VoteReceived):
+            self._parts.broadcaster.send_vote(signed.vote)
+        else:
+            parts = self._parts.assembly.get(signed.proposal.block_id.parts_root)
+            self._parts.broadcaster.send_proposal(signed.proposal, parts)
+        return signed
+
+    # Proposals and verdicts: made by tasks of the height, fed back through the inbox.
+
+    async def _time(self, timeout: ScheduleTimeout) -> None:
+        await trio.sleep(timeout.duration_ms / 1000)
+        elapsed = TimeoutElapsed(timeout.kind, Height(timeout.height), Round(timeout.round))
+        self._to_inbox.send_nowait(Incoming(elapsed))
+
+    async def _propose(self, request: RequestProposal) -> None:
+        if self._parts.proposer is None:
+            return
+        executed = await self._parts.proposer.make_block()
+        self._parts.assembly.add_whole(executed.block_id, executed.raw)
+        header = executed.block.header
+        proposed = ProposeBlock(
+            header.height, Round(request.round), executed.block_id, header.time_ms
+        )
+        self._to_inbox.send_nowait(Incoming(proposed))
+
+    def _begin_judging(self, effect: JudgeProposal) -> None:
+        self._parts.assembly.expect(effect.block_id)
+        for early in [e for e in self._early_parts if e.message.height == self._driver.height]:
+            if early.message.parts_root == effect.block_id.parts_root:
+                self._add_part(early)
+        self._spawn(self._judge, effect.block_id)
+
+    async def _judge(self, block_id: BlockId) -> None:
+        height = self._driver.height
+        executed = await self._parts.judge.judge(block_id)
+        is_valid = executed is not None
+        time_ms = executed.block.header.time_ms if executed is not None else 0
+        verdict = ProposalJudged(Height(height), block_id, is_valid, time_ms)
+        self._to_inbox.send_nowait(Incoming(verdict))
+
+    def _add_part(self, item: IncomingPart) -> None:
+        message = item.message
+        if message.height == self._driver.height and not self._is_waiting:
+            parts = self._parts.assembly.add_part(message.parts_root, message.part)
+            if parts is not None:
+                self._parts.judge.notice(parts)
+                self._parts.broadcaster.relay(message, item.peer)
+                return
+            if self._parts.assembly.get(message.parts_root) is not None:
+                return
+        is_near = self._driver.height <= message.height <= self._driver.height + 1
+        if is_near and len(self._early_parts) < EARLY_PARTS_MAX:
+            self._early_parts.append(item)
+
+    # From a decision to the next height.
+
+    def _finish_decision(self, commit: Commit) -> None:
+        if commit.height != self._executor.position.next_height:
+            return
+        if self._executor.get_executed(commit.block_id.hash) is None:
+            # After a restart the log knows the verdict, but the result is to be computed again.
+            if self._undecided is None:
+                self._undecided = commit
+                self._spawn(self._execute_decided, commit)
+            return
+        self._undecided = None
+        executed = self._executor.commit(commit)
+        self._parts.log.mark(commit.height)
+        self._cancel_tasks()
+        self._decided_at = trio.current_time()
+        self._is_waiting = True
+        self._parts.evidence.remove(executed.evidence)
+        self._parts.catch_up.advance(commit.height)
+        self._parts.on_decided(executed, commit)
+
+    async def _execute_decided(self, commit: Commit) -> None:
+        self._parts.assembly.expect(commit.block_id)
+        executed = await self._parts.judge.judge(commit.block_id)
+        if executed is None:
+            self._parts.judge.raise_divergence(commit)
+        self._to_inbox.send_nowait(commit)
+
+    def _is_start_due(self) -> bool:
+        position = self._executor.position
+        if position.block_id is None or self._parts.has_transactions() or len(self._parts.evidence):
+            return True
+        height = position.next_height
+        if self._driver.has_messages_for(height) or self._parts.catch_up.get(height) is not None:
+            return True
+        due_ms = self._executor.next_due_time_ms
+        if due_ms is not None and self._parts.now_ms() >= due_ms:
+            return True
+        if self._executor.finalizations_due:
+            return True
+        waited = trio.current_time() - self._decided_at
+        return self._empty_blocks.is_enabled and waited >= self._empty_blocks.interval_s
+
+    def _wake_at(self) -> float:
+        """Return when, in trio's time, to look again though nothing arrived."""
+        if not self._is_waiting:
+            return float("inf")
+        times = [float("inf")]
+        if self._empty_blocks.is_enabled:
+            times.append(self._decided_at + self._empty_blocks.interval_s)
+        due_ms = self._executor.next_due_time_ms
+        if due_ms is not None:
+            times.append(trio.current_time() + max(0, due_ms - self._parts.now_ms()) / 1000)
+        return min(times)
+
+    def _start_height(self) -> None:
+        position = self._executor.position
+        self._is_waiting = False
+        self._parts.assembly.start_height(position.next_height)
+        self._parts.judge.start_height()
+        self._early_parts = [
+            item for item in self._early_parts if item.message.height >= position.next_height
+        ]
+        self._step(
+            StartHeight(
+                position.next_height,
+                position.validators.validators,
+                self._parts.now_ms(),
+                position.parameters.precision_ms,
+                position.parameters.message_delay_ms,
+            )
+        )
+
+    # Blocks that peers decided without us.
+
+    async def _watch_fetched(self) -> None:
+        while True:
+            await self._parts.catch_up.arrived.wait()
+            self._to_inbox.send_nowait(None)
+
+    def _take_fetched(self) -> None:
+        height = self._executor.position.next_height
+        fetched = self._parts.catch_up.get(height)
+        if fetched is None:
+            return
+        try:
+            commit = self._verify_fetched(fetched)
+        except (CommitError, DecodeError) as error:
+            self._parts.catch_up.refuse(fetched, str(error))
+            return
+        if self._is_waiting:
+            self._start_height()
+        known = self._parts.assembly.get(commit.block_id.parts_root)
+        if known is not None and known.raw is not None:
+            return
+        parts = self._parts.assembly.add_whole(commit.block_id, fetched.block)
+        if parts.raw is None:
+            self._parts.catch_up.refuse(fetched, "block differs from what its commit names")
+            return
+        self._parts.judge.notice(parts)
+        self._step(CommitReceived(commit))
+
+    def _verify_fetched(self, fetched: FetchedBlock) -> Commit:
+        commit = decode(Commit, fetched.commit, VALIDATORS_MAX * 80)
+        position = self._executor.position
+        verify_commit(
+            self._executor.chain_id,
+            position.validators,
+            position.next_height,
+            commit.block_id.hash,
+            commit,
+        )
+        if len(fetched.block) > BLOCK_BYTES_MAX:
+            raise DecodeError("the block exceeds its limit")
+        return commit
+
+    # Restart.
+
+    def _recover(self) -> None:
+        """Bring the driver to where the log says it was, then take up what was left undone."""
+        position = self._executor.position
+        inputs = read_inputs(self._parts.log, position.height, position.next_height)
+        if not inputs:
+            return
+        self._is_waiting = not any(isinstance(item, StartHeight) for item in inputs)
+        self._parts.assembly.start_height(position.next_height)
+        self._parts.judge.start_height()
+        effects: list[Effect] = []
+        for item in inputs:
+            effects.extend(self._driver.receive(item))
+        _log.info("replayed", inputs=len(inputs), height=self._driver.height)
+        address = self._parts.signer.address if self._parts.signer is not None else None
+        outstanding = find_outstanding_effects(inputs, effects, self._driver.round, address)
+        for effect in outstanding:
+            own = self._perform(effect, None)
+            if own is not None:
+                self._to_inbox.send_nowait(Incoming(own))
+
+    # Tasks that end with their height.
+
+    def _spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
+        self._nursery.start_soon(self._run_scoped, work, args)
+
+    async def _run_scoped(
+        self, work: Callable[..., Awaitable[None]], args: tuple[object, ...]
+    ) -> None:
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                await work(*args)
+            finally:
+                self._scopes.discard(scope)
+
+    def _cancel_tasks(self) -> None:
+        for scope in self._scopes:
+            scope.cancel()

@@ -1,0 +1,441 @@
+"""Execution before the vote: building proposals, judging them, and committing what was decided.
+
+Owns the results of executed blocks until one of them is decided, and the order of writes at a
+decision: files, then one synced batch, then the state in memory. Never votes and never talks to a
+peer. A decided block is not executed twice: its result is kept by block hash.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+import trio
+
+from ledger.execution import AggregateSource, BlockContext, BlockExecution, ExecutionResult
+from ledger.state import State, compute_bucket
+from node.chain_position import POSITION_DOCUMENT, ChainPosition, decode_position
+from node.mempool.verifier import TransactionVerifier
+from quorate.chain.block import (
+    APP_VERSION,
+    BLOCK_VERSION,
+    Block,
+    Header,
+    Version,
+    compute_block_id,
+    compute_last_commit_root,
+    compute_transactions_root,
+    validate_block_structure,
+)
+from quorate.chain.codec import decode, encode
+from quorate.chain.errors import (
+    BlockError,
+    CommitError,
+    DecodeError,
+    InvariantError,
+    PendingError,
+    SignatureError,
+    TransactionError,
+)
+from quorate.chain.evidence import EVIDENCE_BYTES_MAX, DuplicateVoteEvidence, verify_evidence
+from quorate.chain.genesis import Genesis
+from quorate.chain.ids import Address, Hash
+from quorate.chain.merkle import EMPTY_ROOT, compute_root
+from quorate.chain.transaction import SignedTransaction
+from quorate.chain.vote import BlockId, Commit, verify_commit
+from store.chain_store import ChainStore, DecidedBlock
+from store.payload_contract import Payloads
+
+RESULTS_MAX = 16
+"""Executed candidates kept for one height; the oldest makes room."""
+SLICE_TRANSACTIONS = 64
+"""Transactions executed between two looks at the other tasks of the node."""
+BLOCK_OVERHEAD_BYTES = 4096
+"""Room for a header and the framing of a block's lists, beside the last commit."""
+COMMIT_SIGNATURE_BYTES = 70
+
+_log = structlog.get_logger("executor")
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutedBlock:
+    """A block, its identity and bytes, and what executing it does."""
+
+    block: Block
+    block_id: BlockId
+    raw: bytes
+    result: ExecutionResult
+    transaction_hashes: tuple[Hash, ...]
+    evidence: tuple[DuplicateVoteEvidence, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockContents:
+    """What a proposer puts into a block: verified transactions and evidence."""
+
+    transactions: Sequence[tuple[Hash, bytes, SignedTransaction]]
+    evidence: tuple[DuplicateVoteEvidence, ...] = ()
+
+
+class Executor:
+    """Executes candidates on the state of the last decided block.
+
+    Parameters
+    ----------
+    genesis : Genesis
+        What the chain began with.
+    store : ChainStore
+        Where decided blocks and state are kept.
+    payloads : Payloads
+        Where payloads, weights and optimizer states are kept.
+    state : State
+        The ledger's committed state, over `store`.
+    position : ChainPosition
+        Where the chain stands.
+    verifier : TransactionVerifier
+        Decodes transactions and checks each signature once.
+    aggregates : AggregateSource
+        Remembers aggregates by their inputs.
+    """
+
+    def __init__(
+        self,
+        genesis: Genesis,
+        store: ChainStore,
+        payloads: Payloads,
+        state: State,
+        position: ChainPosition,
+        verifier: TransactionVerifier,
+        aggregates: AggregateSource,
+    ) -> None:
+        self._genesis = genesis
+        self._store = store
+        self._payloads = payloads
+        self._verifier = verifier
+        self._aggregates = aggregates
+        self._results: dict[Hash, ExecutedBlock] = {}
+        self.state = state
+        self.position = position
+        self.finalizations_due = get_finalizations_due(state)
+
+    @property
+    def fee_min(self) -> int:
+        """The least fee of a transaction."""
+        return self._genesis.fee_min
+
+    @property
+    def next_due_time_ms(self) -> int | None:
+        """The block time at which the ledger needs a block, if it does."""
+        return self.state.next_due_time_ms
+
+    @property
+    def chain_id(self) -> str:
+        """The chain whose blocks these are."""
+        return self._genesis.chain_id
+
+    def get_executed(self, block_hash: Hash) -> ExecutedBlock | None:
+        """Return an executed candidate of the next height."""
+        return self._results.get(block_hash)
+
+    async def build(
+        self, proposer: Address, now_ms: int, contents: BlockContents
+    ) -> ExecutedBlock:
+        """Make the next block: execute, leave out what is refused, fill in the roots.
+
+        Parameters
+        ----------
+        proposer : bytes, 20
+            The creator's address.
+        now_ms : int
+            The creator's clock; the block's time is this, or one millisecond after the parent's.
+        contents : BlockContents
+            Candidates in order.
+
+        Raises
+        ------
+        PendingError
+            If a training round seals and its aggregate is not ready yet.
+        """
+        position = self.position
+        time_ms = max(now_ms, position.time_ms + 1)
+        context = self._make_context(time_ms, proposer, contents.evidence)
+        execution = BlockExecution(self.state, context, self._payloads, self._aggregates)
+        kept: list[bytes] = []
+        hashes: list[Hash] = []
+        room = self._room_for_transactions(contents.evidence)
+        for count, (hash_, raw, signed) in enumerate(contents.transactions):
+            if count % SLICE_TRANSACTIONS == SLICE_TRANSACTIONS - 1:
+                await trio.lowlevel.checkpoint()
+            if len(raw) + 5 > room:
+                break
+            try:
+                execution.apply_transaction(hash_, signed)
+            except (TransactionError, PendingError) as error:
+                _log.debug("transaction_left_out", transaction=hash_.hex(), reason=str(error))
+                continue
+            room -= len(raw) + 5
+            kept.append(raw)
+            hashes.append(hash_)
+        result = execution.finish()
+        self._require_position(position)
+        evidence = tuple(encode(item) for item in contents.evidence)
+        header = self._make_header(time_ms, proposer, tuple(kept), evidence, result)
+        block = Block(header, tuple(kept), evidence, position.commit)
+        raw_block = encode(block)
+        return self._keep(
+            ExecutedBlock(
+                block,
+                compute_block_id(block, raw_block),
+                raw_block,
+                result,
+                tuple(hashes),
+                contents.evidence,
+            )
+        )
+
+    async def judge(self, block_id: BlockId, raw: bytes) -> ExecutedBlock:
+        """Execute a proposed block and compare its roots; remembered by block hash.
+
+        Parameters
+        ----------
+        block_id : BlockId
+            What was proposed.
+        raw : bytes
+            The block as assembled from its parts, which hash to the id's root.
+
+        Raises
+        ------
+        BlockError
+            With the reason, if the block is invalid.
+        PendingError
+            If a payload or an aggregate is not here yet.
+        """
+        known = self._results.get(block_id.hash)
+        if known is not None:
+            return known
+        position = self.position
+        block = self._decode_block(block_id, raw)
+        self._validate_header(block.header)
+        self._validate_last_commit(block)
+        evidence = self._validate_evidence(block)
+        transactions = await self._verify_transactions(block)
+        context = self._make_context(block.header.time_ms, block.header.proposer, evidence)
+        execution = BlockExecution(self.state, context, self._payloads, self._aggregates)
+        for index, (hash_, signed) in enumerate(transactions):
+            if index % SLICE_TRANSACTIONS == SLICE_TRANSACTIONS - 1:
+                await trio.lowlevel.checkpoint()
+            try:
+                execution.apply_transaction(hash_, signed)
+            except TransactionError as error:
+                raise BlockError(f"transaction {index} ({hash_.hex()}): {error}") from error
+        result = execution.finish()
+        self._require_position(position)
+        _validate_roots(block.header, result)
+        hashes = tuple(hash_ for hash_, _ in transactions)
+        return self._keep(ExecutedBlock(block, block_id, raw, result, hashes, evidence))
+
+    def commit(self, commit: Commit) -> ExecutedBlock:
+        """Make a decided block durable and move on.
+
+        Raises
+        ------
+        InvariantError
+            If the block was not executed here before: consensus decides only judged blocks.
+        StorageError
+            If it cannot be written; the node stops.
+        """
+        executed = self._results.get(commit.block_id.hash)
+        if executed is None:
+            raise InvariantError("a block was decided that this node has not executed")
+        result, header = executed.result, executed.block.header
+        position = self.position.advance(
+            header, commit, result.validator_updates, result.parameters
+        )
+        for data in result.artifacts.values():
+            self._payloads.put(data, sync=False)
+        self._payloads.sync()
+        self._store.commit(
+            DecidedBlock(
+                height=header.height,
+                block_hash=commit.block_id.hash,
+                block=executed.raw,
+                commit=encode(commit),
+                receipts=encode(result.receipts),
+                transaction_hashes=executed.transaction_hashes,
+                state_writes=result.writes,
+                bucket_of=partial(compute_bucket, bucket_count=self._genesis.bucket_count),
+                documents={POSITION_DOCUMENT: position.encode()},
+            )
+        )
+        self.state.commit(result)
+        self.position = position
+        self.finalizations_due = result.finalizations_due
+        self._results.clear()
+        return executed
+
+    def _keep(self, executed: ExecutedBlock) -> ExecutedBlock:
+        while len(self._results) >= RESULTS_MAX:
+            del self._results[next(iter(self._results))]
+        self._results[executed.block_id.hash] = executed
+        return executed
+
+    def _require_position(self, position: ChainPosition) -> None:
+        # An execution yields to other tasks; if the height was decided meanwhile, it is moot.
+        if self.position is not position:
+            raise PendingError("the height was decided while the block was being executed")
+
+    def _room_for_transactions(self, evidence: Iterable[DuplicateVoteEvidence]) -> int:
+        signatures = len(self.position.last_validators) * COMMIT_SIGNATURE_BYTES
+        used = BLOCK_OVERHEAD_BYTES + signatures + sum(len(encode(item)) for item in evidence)
+        return self.position.parameters.block_bytes_max - used
+
+    def _make_context(
+        self, time_ms: int, proposer: Address, evidence: tuple[DuplicateVoteEvidence, ...]
+    ) -> BlockContext:
+        position = self.position
+        return BlockContext(
+            chain_id=self._genesis.chain_id,
+            height=position.next_height,
+            time_ms=time_ms,
+            proposer=proposer,
+            validators=position.validators,
+            parameters=position.parameters,
+            evidence=evidence,
+        )
+
+    def _make_header(
+        self,
+        time_ms: int,
+        proposer: Address,
+        transactions: tuple[bytes, ...],
+        evidence: tuple[bytes, ...],
+        result: ExecutionResult,
+    ) -> Header:
+        position = self.position
+        return Header(
+            chain_id=self._genesis.chain_id,
+            version=Version(BLOCK_VERSION, APP_VERSION),
+            height=position.next_height,
+            time_ms=time_ms,
+            last_block_id=position.block_id,
+            last_commit_root=compute_last_commit_root(position.commit),
+            transactions_root=compute_transactions_root(transactions),
+            evidence_root=compute_root(evidence),
+            validators_root=position.validators.root,
+            next_validators_root=position.next_validators.root,
+            consensus_parameters_root=position.parameters.root,
+            state_root=result.state_root,
+            receipts_root=result.receipts_root,
+            model_root=result.model_root,
+            proposer=proposer,
+        )
+
+    def _decode_block(self, block_id: BlockId, raw: bytes) -> Block:
+        try:
+            block = decode(Block, raw, self.position.parameters.block_bytes_max)
+        except DecodeError as error:
+            raise BlockError(f"the block cannot be decoded: {error}") from error
+        if block.header.hash != block_id.hash:
+            raise BlockError("the block's header has another hash than was proposed")
+        validate_block_structure(block)
+        return block
+
+    def _validate_header(self, header: Header) -> None:
+        position = self.position
+        for field, found, expected in (
+            ("chain_id", header.chain_id, self._genesis.chain_id),
+            ("height", header.height, position.next_height),
+            ("last_block_id", header.last_block_id, position.block_id),
+            ("validators_root", header.validators_root, position.validators.root),
+            ("next_validators_root", header.next_validators_root, position.next_validators.root),
+            (
+                "consensus_parameters_root",
+                header.consensus_parameters_root,
+                position.parameters.root,
+            ),
+        ):
+            if found != expected:
+                raise BlockError(f"wrong {field} in the header")
+        if header.proposer not in position.validators.by_address:
+            raise BlockError("the block's creator is no validator of this height")
+        if header.time_ms <= position.time_ms:
+            raise BlockError(
+                f"block time {header.time_ms} is not after its parent's {position.time_ms}"
+            )
+
+    def _validate_last_commit(self, block: Block) -> None:
+        position = self.position
+        if block.last_commit is None:
+            return  # The structure and last_block_id were checked: this is the initial height.
+        if block.last_commit == position.commit or position.block_id is None:
+            return  # Our own proof of the same decision has been verified already.
+        if block.last_commit.block_id != position.block_id:
+            raise BlockError("the last commit is for another block than the parent")
+        try:
+            verify_commit(
+                self._genesis.chain_id,
+                position.last_validators,
+                position.height,
+                position.block_id.hash,
+                block.last_commit,
+            )
+        except CommitError as error:
+            raise BlockError(f"last commit: {error}") from error
+
+    def _validate_evidence(self, block: Block) -> tuple[DuplicateVoteEvidence, ...]:
+        if not block.evidence:
+            if block.header.evidence_root != EMPTY_ROOT:
+                raise BlockError("evidence_root of no evidence is not the empty root")
+            return ()
+        return tuple(self.validate_evidence(raw, block.header.time_ms) for raw in block.evidence)
+
+    def validate_evidence(self, raw: bytes, time_ms: int) -> DuplicateVoteEvidence:
+        """Return verified evidence that may still enter the next block.
+
+        Raises
+        ------
+        BlockError
+            If it cannot be decoded, proves nothing, or is older than the parameters allow.
+        """
+        parameters = self.position.parameters
+        try:
+            evidence = decode(DuplicateVoteEvidence, raw, EVIDENCE_BYTES_MAX)
+            height = evidence.first.height
+            if height > self.position.next_height:
+                raise BlockError("evidence of a height that is not decided yet")
+            stored = self._store.load_document(POSITION_DOCUMENT, height)
+            header = self._load_header(height)
+            if stored is None or header is None:
+                raise BlockError(f"evidence of height {height}, which is not kept here")
+            age_ms = time_ms - header.time_ms
+            age = self.position.next_height - height
+            if (
+                age > parameters.evidence_age_heights_max
+                and age_ms > parameters.evidence_age_ms_max
+            ):
+                raise BlockError(f"evidence of height {height} is too old")
+            validators = decode_position(stored, None).last_validators
+            verify_evidence(self._genesis.chain_id, evidence, validators)
+        except (DecodeError, SignatureError) as error:
+            raise BlockError(f"evidence: {error}") from error
+        return evidence
+
+    def _load_header(self, height: int) -> Header | None:
+        raw = self._store.load_block(height)
+        return None if raw is None else decode(Block, raw, len(raw)).header
+
+    async def _verify_transactions(self, block: Block) -> list[tuple[Hash, SignedTransaction]]:
+        try:
+            return await self._verifier.check_many(block.transactions)
+        except TransactionError as error:
+            raise BlockError(f"a transaction of the block: {error}") from error
+
+
+def _validate_roots(header: Header, result: ExecutionResult) -> None:
+    for field, claimed, computed in (
+        ("state_root", header.state_root, result.state_root),
+        ("receipts_root", header.receipts_root, result.receipts_root),
+        ("model_root", header.model_root, result.model_root),
+    ):
+        if claimed != computed:
+            raise BlockError(f"{field} is {claimed.hex()}, computed {computed.hex()}")

@@ -1,0 +1,102 @@
+"""Judging proposed blocks: wait for the parts, the payloads and the aggregate, then execute.
+
+Owns the waiting between a proposal and its verdict. Never votes: its verdict goes back to the
+consensus loop. Something missing is no verdict, however long it takes; the loop's timeouts vote
+nil meanwhile.
+"""
+
+import structlog
+import trio
+
+from node.aggregates import BackgroundAggregates
+from node.block_assembly import BlockAssembly, PartSet
+from node.executor import ExecutedBlock, Executor
+from node.payload_exchange import PayloadExchange
+from quorate.chain.errors import BlockError, InvariantError, PendingError
+from quorate.chain.ids import Hash
+from quorate.chain.vote import BlockId, Commit
+
+RETRY_S = 0.02
+"""How long to wait when something is pending that nobody announces."""
+
+_log = structlog.get_logger("judging")
+
+
+class Judge:
+    """Brings a proposed block to a verdict.
+
+    Parameters
+    ----------
+    executor : Executor
+        Executes and compares.
+    assembly : BlockAssembly
+        Where the block's parts arrive.
+    exchange : PayloadExchange
+        Pulls missing payloads.
+    aggregates : BackgroundAggregates
+        Tells when an aggregate at work is done.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        assembly: BlockAssembly,
+        exchange: PayloadExchange,
+        aggregates: BackgroundAggregates,
+    ) -> None:
+        self._executor = executor
+        self._assembly = assembly
+        self._exchange = exchange
+        self._aggregates = aggregates
+        self._whole: dict[Hash, trio.Event] = {}
+
+    def start_height(self) -> None:
+        """Forget who waited for the last height's blocks; their tasks are gone."""
+        self._whole.clear()
+
+    def notice(self, parts: PartSet) -> None:
+        """Go on with a block if its parts are all here."""
+        if parts.raw is not None and parts.block_id.parts_root in self._whole:
+            self._whole[parts.block_id.parts_root].set()
+
+    async def judge(self, block_id: BlockId) -> ExecutedBlock | None:
+        """Return the executed block, or None if it is invalid, with the reason in the log."""
+        raw = await self._wait_until_whole(block_id)
+        while True:
+            try:
+                return await self._executor.judge(block_id, raw)
+            except BlockError as error:
+                _log.warning(
+                    "invalid_proposal", block=block_id.hash.hex(), reason=str(error), vote="nil"
+                )
+                return None
+            except PendingError as error:
+                await self.wait_for(error)
+
+    async def wait_for(self, pending: PendingError) -> None:
+        """Return when what was missing may be here."""
+        if pending.missing_payloads:
+            await self._exchange.wait_for(tuple(map(Hash, pending.missing_payloads)))
+        with trio.move_on_after(RETRY_S):
+            await self._aggregates.done.wait()
+
+    def raise_divergence(self, commit: Commit) -> None:
+        """Stop the node: a quorum decided a block that is invalid here.
+
+        Raises
+        ------
+        InvariantError
+            Always.
+        """
+        raise InvariantError(
+            f"block {commit.block_id.hash.hex()} at height {commit.height} was decided by the "
+            "network but is invalid when executed here: this node's state or program differs. "
+            "Nothing was written; keep the data folder for a report and compare versions."
+        )
+
+    async def _wait_until_whole(self, block_id: BlockId) -> bytes:
+        parts = self._assembly.expect(block_id)
+        while parts.raw is None:
+            event = self._whole.setdefault(block_id.parts_root, trio.Event())
+            await event.wait()
+        return parts.raw

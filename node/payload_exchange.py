@@ -1,0 +1,160 @@
+"""Payloads pulled from peers: what a transaction or a block names and this node lacks.
+
+Owns the list of wanted payloads and the requests for them. Never decides whether a payload is
+wanted: the mempool (for an admitted transaction) and the executor (for a proposed block) do.
+Never keeps bytes whose hash differs from the one asked for.
+"""
+
+import math
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+import structlog
+import trio
+
+from node.messages import RANGE_BYTES_MAX, GetPayloadRange, RangeAnswer, encode_message
+from p2p.network import RESPONSE_BYTES_MAX, Network, PeerId, RequestFailed
+from quorate.chain.codec import decode
+from quorate.chain.errors import DecodeError
+from quorate.chain.ids import Hash
+from store.payload_contract import Payloads
+
+WANTED_MAX = 4096
+"""Payloads asked for at a time; more are refused and asked for again by whoever needs them."""
+PULLS_MAX = 8
+"""Payloads pulled at a time."""
+RANGE_TIMEOUT_S = 10.0
+RETRY_DELAY_S = 0.2
+ATTEMPTS_MAX = 50
+WRONG_PAYLOAD_PENALTY = 20
+
+_log = structlog.get_logger("payloads")
+
+
+@dataclass(slots=True)
+class _Wanted:
+    size: int
+    holders: list[PeerId] = field(default_factory=list)
+    done: trio.Event = field(default_factory=trio.Event)
+    attempts: int = 0
+
+
+class PayloadExchange:
+    """Pulls wanted payloads from peers in turn, each slice over the request stream.
+
+    Parameters
+    ----------
+    network : Network
+        Where peers answer `GetPayloadRange`.
+    payloads : Payloads
+        Where verified payloads are kept.
+    payload_bytes_max : int
+        The most bytes a payload may have.
+    """
+
+    def __init__(self, network: Network, payloads: Payloads, payload_bytes_max: int) -> None:
+        self._network = network
+        self._payloads = payloads
+        self._bytes_max = payload_bytes_max
+        self._wanted: dict[Hash, _Wanted] = {}
+        self._send_queue, self._receive_queue = trio.open_memory_channel[Hash](WANTED_MAX)
+
+    def want(self, payload_hash: Hash, size: int = 0, holder: PeerId | None = None) -> bool:
+        """Begin to pull a payload; tell whether it is being pulled (False: at hand, or full).
+
+        Parameters
+        ----------
+        payload_hash : bytes, 32
+            SHA-256 of the payload.
+        size : int
+            Its size in bytes if a signed transaction names it, 0 if unknown.
+        holder : PeerId, optional
+            A peer that should have it, asked first.
+        """
+        if self._payloads.has(payload_hash):
+            return False
+        known = self._wanted.get(payload_hash)
+        if known is not None:
+            if holder is not None and holder not in known.holders:
+                known.holders.append(holder)
+            return True
+        if len(self._wanted) >= WANTED_MAX:
+            return False
+        self._wanted[payload_hash] = _Wanted(size, [holder] if holder is not None else [])
+        self._send_queue.send_nowait(payload_hash)
+        return True
+
+    async def wait_for(self, payload_hashes: tuple[Hash, ...]) -> None:
+        """Return when the pulls of these payloads have ended, well or not."""
+        for payload_hash in payload_hashes:
+            self.want(payload_hash)
+            known = self._wanted.get(payload_hash)
+            if known is not None:
+                await known.done.wait()
+
+    async def run(self) -> None:
+        """Pull until cancelled."""
+        async with trio.open_nursery() as nursery:
+            for _ in range(PULLS_MAX):
+                nursery.start_soon(self._work)
+
+    async def _work(self) -> None:
+        async for payload_hash in self._receive_queue.clone():
+            wanted = self._wanted.get(payload_hash)
+            if wanted is None:
+                continue
+            try:
+                await self._pull(payload_hash, wanted)
+            finally:
+                self._wanted.pop(payload_hash, None)
+                wanted.done.set()
+
+    async def _pull(self, payload_hash: Hash, wanted: _Wanted) -> None:
+        while wanted.attempts < ATTEMPTS_MAX and not self._payloads.has(payload_hash):
+            for peer in self._candidates(wanted):
+                wanted.attempts += 1
+                data = await self._pull_from(peer, payload_hash, wanted.size)
+                if data is not None:
+                    self._payloads.put_expected(payload_hash, data)
+                    return
+            wanted.attempts += 1
+            await trio.sleep(RETRY_DELAY_S)
+        if not self._payloads.has(payload_hash):
+            _log.warning("payload_not_found", payload=payload_hash.hex(), asked=wanted.attempts)
+
+    def _candidates(self, wanted: _Wanted) -> list[PeerId]:
+        linked = [info.peer_id for info in self._network.peers()]
+        first = [peer for peer in wanted.holders if peer in linked]
+        return first + [peer for peer in linked if peer not in first]
+
+    async def _pull_from(self, peer: PeerId, payload_hash: Hash, size: int) -> bytes | None:
+        """Return the payload as `peer` has it, or None if it hasn't or doesn't answer well."""
+        slices: list[bytes] = []
+        received, total = 0, math.inf
+        try:
+            while received < total:
+                request = GetPayloadRange(payload_hash, received, RANGE_BYTES_MAX)
+                raw = await self._network.request(
+                    peer,
+                    encode_message(request),
+                    response_bytes_max=RESPONSE_BYTES_MAX,
+                    timeout_s=RANGE_TIMEOUT_S,
+                )
+                answer = decode(RangeAnswer, raw, RESPONSE_BYTES_MAX)
+                is_plausible = 0 < answer.total <= self._bytes_max and size in (0, answer.total)
+                if not is_plausible or not answer.data or total not in (math.inf, answer.total):
+                    self._network.report(peer, WRONG_PAYLOAD_PENALTY, "payload of another size")
+                    return None
+                total = answer.total
+                received += len(answer.data)
+                slices.append(answer.data)
+        except RequestFailed:
+            return None
+        except DecodeError as error:
+            self._network.report(peer, WRONG_PAYLOAD_PENALTY, str(error))
+            return None
+        data = b"".join(slices)
+        if sha256(data).digest() != payload_hash:
+            self._network.report(peer, WRONG_PAYLOAD_PENALTY, "payload with another hash")
+            return None
+        return data

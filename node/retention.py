@@ -1,0 +1,69 @@
+"""Payloads that the state needs no more, until their time is over.
+
+Owns the queue of released payloads, by the block time at which each may go, in a database so that
+a restart knows it. Never drops what the state or a pending transaction needs: it asks first.
+"""
+
+from collections.abc import Callable, Iterable
+
+from quorate.chain.ids import HASH_BYTES, Hash
+from store.database import Batch, Database
+from store.payload_contract import Payloads
+
+_PREFIX = b"R"
+_TIME_BYTES = 8
+DROPPED_PER_BLOCK_MAX = 256
+"""Payloads dropped at one block; the rest waits for the next."""
+
+
+class Retention:
+    """Drops released payloads when their time has come.
+
+    Parameters
+    ----------
+    database : Database
+        Keeps the queue.
+    payloads : Payloads
+        Where payloads are dropped.
+    is_needed : callable
+        Whether a payload is still needed; asked at the last moment.
+    """
+
+    def __init__(
+        self, database: Database, payloads: Payloads, is_needed: Callable[[Hash], bool]
+    ) -> None:
+        self._database = database
+        self._payloads = payloads
+        self._is_needed = is_needed
+
+    def release(self, payload_hashes: Iterable[Hash], due_ms: int) -> None:
+        """Let payloads go at a block time, in milliseconds."""
+        batch = Batch()
+        for payload_hash in payload_hashes:
+            batch.put(_PREFIX + due_ms.to_bytes(_TIME_BYTES, "big") + payload_hash, b"")
+        if batch.operations:
+            self._database.write(batch, sync=False)
+
+    def drop_due(self, time_ms: int) -> int:
+        """Drop what is due at a block time; return how many payloads went."""
+        batch = Batch()
+        dropped = 0
+        stop = _PREFIX + time_ms.to_bytes(_TIME_BYTES, "big")
+        for key, _ in self._database.iterate(_PREFIX, stop):
+            payload_hash = Hash(key[-HASH_BYTES:])
+            if not self._is_needed(payload_hash) and self._payloads.delete(payload_hash):
+                dropped += 1
+            batch.delete(key)
+            if len(batch.operations) >= DROPPED_PER_BLOCK_MAX:
+                break
+        if batch.operations:
+            self._database.write(batch, sync=False)
+        return dropped
+
+    def sweep(self) -> int:
+        """Drop every payload that neither the state nor the queue knows; at start."""
+        stop = _PREFIX + b"\xff" * (_TIME_BYTES + HASH_BYTES)
+        retained = {key[-HASH_BYTES:] for key, _ in self._database.iterate(_PREFIX, stop)}
+        return self._payloads.sweep(
+            lambda payload_hash: payload_hash in retained or self._is_needed(Hash(payload_hash))
+        )
