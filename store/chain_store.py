@@ -339,7 +339,8 @@ class ChainStore:
         ]
         initial_height, base, height = numbers
         is_empty = base == height == 0
-        if len(facts) != 3 * size or not (is_empty or 0 < initial_height <= base <= height):
+        is_ordered = is_empty or initial_height <= base <= height
+        if len(facts) != 3 * size or not (initial_height > 0 and is_ordered):
             raise DatabaseDamaged(_describe_contradiction(f"its facts are {facts.hex()}"))
         self._initial_height, self._base, self._height = numbers
 

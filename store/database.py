@@ -80,10 +80,24 @@ class Database(Protocol):
         ...
 
 
-class _LevelEntries(Protocol):
-    """plyvel's iterator; it holds a snapshot until it is closed."""
+class _Cursor(Protocol):
+    """plyvel's raw iterator: a snapshot with a position, whose every step checks the status.
 
-    def __iter__(self) -> Iterator[tuple[bytes, bytes]]: ...
+    The plain iterator stops at an unreadable table as if the entries ended there, and in reverse
+    misses an entry at `start` that is alone in its range.
+    """
+
+    def seek(self, key: bytes) -> None: ...
+
+    def seek_to_last(self) -> None: ...
+
+    def valid(self) -> bool: ...
+
+    def item(self) -> tuple[bytes, bytes]: ...
+
+    def next(self) -> None: ...
+
+    def prev(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -149,12 +163,11 @@ class LevelDatabase:
         DatabaseDamaged, StorageInaccessible, StorageClosed
         """
         try:
-            entries = self._level.iterator(
-                start=start, stop=stop, reverse=reverse, verify_checksums=True
-            )
+            cursor: _Cursor = self._level.raw_iterator(verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
             raise translate_level_error(error, self._folder) from error
-        return self._iterate(entries)
+        walk = _walk_backward if reverse else _walk_forward
+        return self._iterate(cursor, walk(cursor, start, stop))
 
     def write(self, batch: Batch, *, sync: bool) -> None:
         """Apply a batch, all or nothing; with `sync`, return once it is durable.
@@ -195,13 +208,15 @@ class LevelDatabase:
             close_descriptor(self._lock)
             self._lock = -1
 
-    def _iterate(self, entries: "_LevelEntries") -> Iterator[tuple[bytes, bytes]]:
+    def _iterate(
+        self, cursor: _Cursor, entries: Iterator[tuple[bytes, bytes]]
+    ) -> Iterator[tuple[bytes, bytes]]:
         try:
             yield from entries
         except (plyvel.Error, RuntimeError) as error:
             raise translate_level_error(error, self._folder) from error
         finally:
-            entries.close()
+            cursor.close()
 
 
 class MemoryDatabase:
@@ -300,6 +315,30 @@ def _open_level(folder: Path) -> plyvel.DB:
         )
     except plyvel.Error as error:
         raise translate_level_error(error, folder) from error
+
+
+def _walk_forward(cursor: _Cursor, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+    cursor.seek(start)
+    while cursor.valid():
+        entry = cursor.item()
+        if entry[0] >= stop:
+            return
+        yield entry
+        cursor.next()
+
+
+def _walk_backward(cursor: _Cursor, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:
+    cursor.seek(stop)
+    if cursor.valid():
+        cursor.prev()
+    else:
+        cursor.seek_to_last()
+    while cursor.valid():
+        entry = cursor.item()
+        if entry[0] < start:
+            return
+        yield entry
+        cursor.prev()
 
 
 def _check_batch(batch: Batch) -> None:
