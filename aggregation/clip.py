@@ -53,7 +53,8 @@ class ClippedSource:
         self._ratios = ratios
         self._tables: dict[int, NDArray[np.int16]] = {}
         if source.dimension >= _TABLE_VALUES:
-            # An int16 has so few values that looking a product up is cheaper than dividing.
+            # An int16 has so few values that looking a product up is cheaper than dividing. From
+            # here on a table is no larger than the update it stands for.
             values = np.arange(_TABLE_VALUES, dtype=np.uint16).view(np.int16)
             self._tables = {
                 index: scale_down(values, *ratio)

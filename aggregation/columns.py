@@ -23,9 +23,11 @@ from aggregation.errors import UpdateError
 COLUMNS_MAX = 1 << 15
 """Columns of a block at most: 2^15 products of two int16 values sum to at most 2^45."""
 COLUMNS_MIN = 1 << 12
-"""Below this the cost of calling numpy outweighs the arithmetic."""
-BLOCK_VALUES = 1 << 18
-"""A block holds about this many int16 values, so that it and its float64 copy stay in cache."""
+"""In narrower blocks, calling numpy costs more than the arithmetic it does."""
+BLOCK_VALUES = 1 << 19
+"""A block holds about this many int16 values, so that its rows stay in cache."""
+BLOCK_VALUES_MAX = 1 << 22
+"""A block never holds more, so that its float64 copy stays within 32 MiB for 4,096 updates."""
 
 
 class ColumnSource(Protocol):
@@ -120,12 +122,17 @@ class RowSource:
         return block
 
 
+def get_block_width(source: ColumnSource) -> int:
+    """Return how many columns a source's blocks have at most; depends on its shape alone."""
+    width = max(BLOCK_VALUES // source.n_updates, COLUMNS_MIN)
+    return min(width, BLOCK_VALUES_MAX // source.n_updates, COLUMNS_MAX, source.dimension)
+
+
 def get_block_bounds(source: ColumnSource) -> Iterator[tuple[int, int]]:
     """Yield (start, stop) of consecutive blocks that cover all columns of a source once.
 
-    The width depends on n alone, and no result depends on the width: whatever is added up over
-    blocks is an exact integer.
+    No result depends on their width: whatever is added up over blocks is an exact integer.
     """
-    width = min(COLUMNS_MAX, max(COLUMNS_MIN, BLOCK_VALUES // source.n_updates))
+    width = get_block_width(source)
     for start in range(0, source.dimension, width):
         yield start, min(start + width, source.dimension)

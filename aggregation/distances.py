@@ -8,6 +8,10 @@ Why it is exact: a float64 holds every integer up to 2^53. When both factors are
 integer, whatever the order of summation, the number of threads, or the use of fused
 multiply-add. Then the product is one well-defined integer and every machine computes the same.
 
+BLAS serves the matrix products, which grow with n^2. What grows with n goes through `einsum`, whose
+loops stay in the calling thread: waking BLAS threads for it would cost more than it gains, and on a
+busy machine a hundred times more.
+
 Bounds: |u| <= 32767 and blocks of at most 2^15 columns give partial sums below 2^45. Blocks are
 added up in int64: d <= 2^30 gives |<u, v>| < 2^60 and |u - v|^2 < 2^62.
 """
@@ -16,10 +20,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregation.arithmetic import INT16_ABS_MAX
-from aggregation.columns import ColumnSource, get_block_bounds
+from aggregation.columns import ColumnSource, get_block_bounds, get_block_width
 from aggregation.errors import BoundError
 
 FLOAT64_INTEGER_MAX = 2**53
+
+
+class FloatBlock:
+    """Room for one block in float64, used again for every block.
+
+    Allocating megabytes anew for each block makes the system map and clear pages each time, which
+    costs more than the arithmetic on them.
+    """
+
+    def __init__(self, source: ColumnSource) -> None:
+        """Allocate room for the widest block of a source."""
+        self._room = np.empty(source.n_updates * get_block_width(source))
+
+    def view(self, rows: int, columns: int) -> NDArray[np.float64]:
+        """Return the room as an array (rows, columns), its contents left over from the last use."""
+        if rows * columns > self._room.size:
+            raise BoundError(f"a block of {rows} x {columns} exceeds the room made for it")
+        return self._room[: rows * columns].reshape(rows, columns)
+
+    def load(self, block: NDArray[np.int16]) -> NDArray[np.float64]:
+        """Return a block's values as float64, in this room."""
+        values = self.view(*block.shape)
+        values[:] = block
+        return values
 
 
 def validate_exact_products(left_abs_max: int, right_abs_max: int, products: int) -> None:
@@ -44,14 +72,15 @@ def validate_exact_products(left_abs_max: int, right_abs_max: int, products: int
         )
 
 
-def compute_block_gram(block: NDArray[np.int16], value_abs_max: int) -> NDArray[np.int64]:
+def compute_block_gram(values: NDArray[np.float64], value_abs_max: int) -> NDArray[np.int64]:
     """Return the inner products of the rows of one block.
 
     Parameters
     ----------
-    block : int16, (n, columns)
+    values : float64, (n, columns)
+        Integers.
     value_abs_max : int
-        A bound on the magnitude of the block's values.
+        A bound on their magnitude.
 
     Returns
     -------
@@ -62,19 +91,19 @@ def compute_block_gram(block: NDArray[np.int16], value_abs_max: int) -> NDArray[
     BoundError
         If value_abs_max^2 * columns > 2^53.
     """
-    validate_exact_products(value_abs_max, value_abs_max, block.shape[1])
-    values = block.astype(np.float64)
+    validate_exact_products(value_abs_max, value_abs_max, values.shape[1])
     return (values @ values.T).astype(np.int64)
 
 
 def compute_block_products(
-    block: NDArray[np.int16], vector: NDArray[np.int16], value_abs_max: int
+    values: NDArray[np.float64], vector: NDArray[np.int16], value_abs_max: int
 ) -> NDArray[np.int64]:
     """Return the inner product of each row of one block with a vector.
 
     Parameters
     ----------
-    block : int16, (n, columns)
+    values : float64, (n, columns)
+        Integers.
     vector : int16, (columns,)
     value_abs_max : int
         A bound on the magnitude of both arguments' values.
@@ -88,12 +117,15 @@ def compute_block_products(
     BoundError
         If value_abs_max^2 * columns > 2^53.
     """
-    validate_exact_products(value_abs_max, value_abs_max, block.shape[1])
-    return (block.astype(np.float64) @ vector.astype(np.float64)).astype(np.int64)
+    validate_exact_products(value_abs_max, value_abs_max, values.shape[1])
+    return np.einsum("ij,j->i", values, vector.astype(np.float64)).astype(np.int64)
 
 
 def sum_selected_rows(
-    selection: NDArray[np.float64], block: NDArray[np.int16], value_abs_max: int
+    selection: NDArray[np.float64],
+    values: NDArray[np.float64],
+    value_abs_max: int,
+    room: NDArray[np.float64],
 ) -> NDArray[np.int32]:
     """Return, for each row of a 0/1 matrix, the sum of the block's rows that it selects.
 
@@ -101,9 +133,12 @@ def sum_selected_rows(
     ----------
     selection : float64, (m, n)
         Zeros and ones.
-    block : int16, (n, columns)
+    values : float64, (n, columns)
+        Integers.
     value_abs_max : int
-        A bound on the magnitude of the block's values.
+        A bound on their magnitude.
+    room : float64, (m, columns)
+        Overwritten.
 
     Returns
     -------
@@ -119,18 +154,17 @@ def sum_selected_rows(
     validate_exact_products(1, value_abs_max, rows)
     if rows * value_abs_max >= 2**31:
         raise BoundError(f"sums of {rows} values of {value_abs_max} exceed int32")
-    return (selection @ block.astype(np.float64)).astype(np.int32)
+    return np.matmul(selection, values, out=room).astype(np.int32)
 
 
 def compute_squared_norms(source: ColumnSource) -> list[int]:
     """Return |u_i|^2 of each update of a source, exactly; each is below 2^60."""
     total = np.zeros(source.n_updates, np.int64)
+    room = FloatBlock(source)
     for start, stop in get_block_bounds(source):
-        block = source.read(start, stop)
         validate_exact_products(INT16_ABS_MAX, INT16_ABS_MAX, stop - start)
-        values = block.astype(np.float64)
-        for index, row in enumerate(values):
-            total[index] += int(row @ row)
+        values = room.load(source.read(start, stop))
+        total += np.einsum("ij,ij->i", values, values).astype(np.int64)
     return [int(value) for value in total]
 
 
@@ -143,8 +177,9 @@ def compute_gram(source: ColumnSource) -> NDArray[np.int64]:
         Symmetric, magnitudes below 2^60.
     """
     total = np.zeros((source.n_updates, source.n_updates), np.int64)
+    room = FloatBlock(source)
     for start, stop in get_block_bounds(source):
-        total += compute_block_gram(source.read(start, stop), INT16_ABS_MAX)
+        total += compute_block_gram(room.load(source.read(start, stop)), INT16_ABS_MAX)
     return total
 
 

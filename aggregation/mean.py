@@ -29,7 +29,7 @@ from aggregation.arithmetic import (
     divide_rounded_int32,
 )
 from aggregation.columns import ColumnSource, get_block_bounds
-from aggregation.distances import compute_block_products
+from aggregation.distances import FloatBlock, compute_block_products
 from aggregation.verdict import Verdict
 
 
@@ -57,11 +57,12 @@ def aggregate_mean(
         weights = [1] * source.n_updates
     vector = np.empty(source.dimension, np.int16)
     products = np.zeros(source.n_updates, np.int64)
+    room = FloatBlock(source)
     for start, stop in get_block_bounds(source):
         block = source.read(start, stop)
         vector[start:stop] = _compute_block_mean(block, weights)
         if is_judging:
-            products += compute_block_products(block, vector[start:stop], INT16_ABS_MAX)
+            products += compute_block_products(room.load(block), vector[start:stop], INT16_ABS_MAX)
     if not is_judging:
         return vector, None
     return vector, judge_leave_one_out(

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from aggregation.arithmetic import INT16_ABS_MAX, compute_score, divide_rounded_int32
 from aggregation.columns import ColumnSource
-from aggregation.distances import compute_squared_distances, sum_selected_rows
+from aggregation.distances import FloatBlock, compute_squared_distances, sum_selected_rows
 from aggregation.verdict import Verdict
 
 
@@ -47,11 +47,18 @@ class MixedSource:
         self._source = source
         self._selection = neighbourhoods.astype(np.float64)
         self._neighbours = neighbours
+        self._values = FloatBlock(source)
+        self._sums = FloatBlock(source)
 
     def read(self, start: int, stop: int) -> NDArray[np.int16]:
         """Return columns start..stop of the mixed updates; see `ColumnSource.read`."""
         block = self._source.read(start, stop)
-        sums = sum_selected_rows(self._selection, block, INT16_ABS_MAX)
+        sums = sum_selected_rows(
+            self._selection,
+            self._values.load(block),
+            INT16_ABS_MAX,
+            self._sums.view(*block.shape),
+        )
         block[:] = divide_rounded_int32(sums, self._neighbours)
         return block
 

@@ -76,14 +76,15 @@ def test_scores_are_cut_off() -> None:
 
 
 def test_products_are_exact_up_to_the_guard_and_refused_beyond() -> None:
-    block = np.full((3, 1 << 15), 32767, np.int16)
+    block = np.full((3, 1 << 15), 32767.0)
     block[1] *= -1
     gram = distances.compute_block_gram(block, 32767)
     square = 32767**2 << 15
     assert gram.tolist() == [
         [square, -square, square], [-square, square, -square], [square, -square, square]
     ]  # fmt: skip
-    assert distances.compute_block_products(block, block[0], 32767).tolist() == [
+    vector = np.full(1 << 15, 32767, np.int16)
+    assert distances.compute_block_products(block, vector, 32767).tolist() == [
         square, -square, square
     ]  # fmt: skip
     # 2^53 itself is exact: 2^19 * 2^19 * 2^15. One more unit of the bound is not promised.
@@ -91,17 +92,20 @@ def test_products_are_exact_up_to_the_guard_and_refused_beyond() -> None:
     with pytest.raises(BoundError, match="2\\^53"):
         distances.compute_block_gram(block, 2**19 + 1)
     with pytest.raises(BoundError, match="2\\^53"):
-        distances.compute_block_products(block, block[0], 2**19 + 1)
+        distances.compute_block_products(block, vector, 2**19 + 1)
 
 
 def test_row_sums_are_refused_outside_int32() -> None:
-    block = np.full((4, 5), -32767, np.int16)
+    block = np.full((4, 5), -32767.0)
+    room = np.empty((2, 5))
     selection = np.array([[1, 1, 1, 1], [0, 1, 0, 0]], np.float64)
-    sums = distances.sum_selected_rows(selection, block, 32767)
+    sums = distances.sum_selected_rows(selection, block, 32767, room)
     assert sums.dtype == np.int32
     assert sums.tolist() == [[-4 * 32767] * 5, [-32767] * 5]
+    with pytest.raises(BoundError, match="exceeds the room"):
+        distances.FloatBlock(columns.RowSource([np.zeros(9, np.int16)])).view(2, 5)
     with pytest.raises(BoundError, match="int32"):
-        distances.sum_selected_rows(selection, block, 2**29)
+        distances.sum_selected_rows(selection, block, 2**29, room)
 
 
 def test_distances_of_opposite_extremes() -> None:
@@ -121,7 +125,7 @@ def test_blocks_cover_every_column_once_within_their_limit(n: int, d: int) -> No
     position = 0
     for start, stop in columns.get_block_bounds(source):
         assert start == position
-        assert 0 < stop - start <= columns.COLUMNS_MAX
+        assert 0 < stop - start <= min(columns.COLUMNS_MAX, columns.BLOCK_VALUES_MAX // n)
         position = stop
     assert position == d
 

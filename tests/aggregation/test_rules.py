@@ -3,6 +3,7 @@
 Owns the comparison. Never tests an internal function that a rule's result would not show.
 """
 
+import tracemalloc
 from collections.abc import Sequence
 from fractions import Fraction
 from random import Random
@@ -297,6 +298,20 @@ def test_hostile_updates_score_negative_under_the_mean() -> None:
     scores = aggregate(AggregationRule((Stage.MEAN,), 0), list(updates)).scores
     assert scores[7] < 0
     assert min(scores[:7] + scores[8:]) > 0
+
+
+@pytest.mark.parametrize("stages", [DEFAULT_RULE, (Stage.CLIP, Stage.MULTI_KRUM)])
+def test_memory_stays_below_the_size_of_the_updates(stages: tuple[Stage, ...]) -> None:
+    """A rule works in blocks: beside the caller's arrays it holds less than another copy."""
+    generator = np.random.default_rng(9)
+    updates = [generator.integers(-3000, 3000, 1 << 20, dtype=np.int16) for _ in range(16)]
+    tracemalloc.start()
+    try:
+        aggregate(AggregationRule(stages, 3), updates)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 * updates[0].nbytes
 
 
 def test_every_stage_of_the_task_is_composed_here() -> None:
