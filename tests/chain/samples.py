@@ -175,7 +175,7 @@ def make_evidence() -> DuplicateVoteEvidence:
 def make_bodies() -> dict[str, Body]:
     """One body of every kind."""
     metrics = (Metric("accuracy", 60_000), Metric("f1", -5))
-    change = ChangeParameters(ConsensusParameters(block_bytes_max=8192), make_hash("old"), ())
+    change = ChangeParameters(ConsensusParameters(block_bytes_max=8192), make_hash("old"), 4, ())
     approval = Approval(
         KEYS[1].address,
         KEYS[1].sign(Domain.PARAMETERS, compute_approval_bytes(CHAIN_ID, change)),
@@ -204,7 +204,9 @@ def make_bodies() -> dict[str, Body]:
             make_hash("task"), 12, make_hash("weights"), -70_000, 64, metrics
         ),
         "finalize_training_round": FinalizeTrainingRound(make_hash("task"), 12),
-        "change_parameters": ChangeParameters(change.parameters, change.replaces, (approval,)),
+        "change_parameters": ChangeParameters(
+            change.parameters, change.replaces, change.sequence, (approval,)
+        ),
     }
 
 

@@ -10,6 +10,7 @@ from quorate.chain.merkle import (
     EMPTY_ROOT,
     PROOF_DEPTH_MAX,
     MerkleProof,
+    compute_proof_of_hashes,
     compute_proofs,
     compute_root,
     compute_root_of_hashes,
@@ -110,6 +111,10 @@ def test_roots_and_proofs_are_those_of_the_naive_version(size: int) -> None:
         assert (proof.index, proof.total) == (index, size)
         assert list(proof.siblings) == compute_naive_path(index, leaves)
         assert is_proof_valid(proof, root, leaves[index])
+        assert compute_proof_of_hashes([hash_leaf(leaf) for leaf in leaves], index) == proof
+    for absent in (-1, size):
+        with pytest.raises(IndexError):
+            compute_proof_of_hashes([bytes(32)] * size, absent)
 
 
 @given(st.integers(1, 40), st.data())

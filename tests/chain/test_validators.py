@@ -158,6 +158,13 @@ def test_a_newcomer_cannot_jump_the_queue() -> None:
     assert all(abs(count - 100) <= 2 for count in counts.values())
 
 
+def test_a_powerful_newcomer_waits_too() -> None:
+    members = make_validators((10, 10, 10)).advance(3)
+    joined = members.apply_updates([ValidatorUpdate(KEYS[3].public_key, 30)])
+    assert joined.proposer.public_key != KEYS[3].public_key
+    assert joined.get_proposer(1).public_key == KEYS[3].public_key
+
+
 def test_updates_change_powers_and_keep_priorities() -> None:
     members = make_validators((10, 20, 30)).advance(2)
     before = members.by_address[KEYS[0].address].priority

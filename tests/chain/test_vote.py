@@ -217,6 +217,11 @@ def test_exactly_two_thirds_of_the_trusted_power_is_too_little() -> None:
         verify_commit_trusting(CHAIN_ID, now, trusted, 7, BLOCK_ID.hash, commit)
 
 
+def test_power_gained_since_is_not_trusted() -> None:
+    with pytest.raises(CommitError, match="trusted validators with power 20 of 40"):
+        trusting((40, 40), (10, 10, 10, 10))
+
+
 def test_trusted_validators_who_did_not_sign_do_not_count() -> None:
     # The set names the trusted four, but a newcomer with much power signed nearly alone.
     now = make_validators((10, 10, 10, 10, 200))
