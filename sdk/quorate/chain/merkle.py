@@ -78,6 +78,27 @@ def compute_proofs(leaves: Sequence[bytes]) -> tuple[Hash, list[MerkleProof]]:
     return Hash(levels[-1][0]), proofs
 
 
+def compute_proof_of_hashes(hashes: Sequence[bytes], index: int) -> MerkleProof:
+    """Return the inclusion proof of one leaf among leaves that are already hashed.
+
+    Raises
+    ------
+    IndexError
+        If there is no leaf at `index`.
+    """
+    if not 0 <= index < len(hashes):
+        raise IndexError(f"there is no leaf {index} among {len(hashes)}")
+    siblings = []
+    level, position = list(hashes), index
+    while len(level) > 1:
+        neighbour = position ^ 1
+        if neighbour < len(level):
+            siblings.append(Hash(level[neighbour]))
+        level = _next_level(level)
+        position //= 2
+    return MerkleProof(index, len(hashes), tuple(siblings))
+
+
 def is_proof_valid(proof: MerkleProof, root: Hash, leaf: bytes) -> bool:
     """Tell whether `proof` shows that `leaf` stands at its index in the tree of `root`.
 

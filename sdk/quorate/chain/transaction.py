@@ -165,11 +165,13 @@ class Approval(Struct, array_like=True, frozen=True, forbid_unknown_fields=True)
 class ChangeParameters(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=30):
     """New consensus parameters, approved by validators with more than two thirds of the power.
 
-    `replaces` is the root of the parameters in force, so that an approval serves only once.
+    `replaces` is the root of the parameters in force, and `sequence` how often they have been
+    changed before, so that an approval serves only once, even when old parameters return.
     """
 
     parameters: ConsensusParameters
     replaces: WireHash
+    sequence: Uint64
     approvals: Annotated[tuple[Approval, ...], Meta(min_length=1, max_length=APPROVALS_MAX)]
 
 
@@ -265,4 +267,4 @@ def is_transaction_signature_valid(signed: SignedTransaction) -> bool:
 
 def compute_approval_bytes(chain_id: str, change: ChangeParameters) -> bytes:
     """Return what a validator signs (domain `parameters`) to approve `change`."""
-    return encode((chain_id, change.parameters, change.replaces))
+    return encode((chain_id, change.parameters, change.replaces, change.sequence))

@@ -1,0 +1,196 @@
+"""The one long computation of the ledger: from a sealed set of updates to the next weights.
+
+Owns what such a computation depends on, its result, and the seam where a node may put a cache and
+a background thread. Never decides when a round is sealed or what follows from the result.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Protocol
+
+from quorate.chain.codec import encode
+from quorate.chain.errors import PendingError
+from quorate.chain.ids import NO_HASH, Address, Hash
+from quorate.chain.task import AggregationRule, ServerOptimizer, TensorSpec, UpdateCodec
+from quorate.chain.weights import compute_weights_root
+
+from aggregation import aggregate, apply_optimizer, decode_update
+from ledger.context import PayloadSource
+
+
+@dataclass(frozen=True, slots=True)
+class AggregateUpdate:
+    """One update of a sealed set."""
+
+    participant: Address
+    payload_hash: Hash
+    codec: UpdateCodec
+    example_count: int
+
+
+@dataclass(frozen=True)
+class AggregateInputs:
+    """Everything the result of a training round depends on.
+
+    Attributes
+    ----------
+    task_id : bytes, 32
+    training_round : int
+    rule, optimizer, tensors
+        Of the task's specification.
+    base_weights_root, base_weights_hash, optimizer_root, optimizer_hash : bytes, 32
+        The weights and the optimizer's state before; `optimizer_hash` is empty for an empty state.
+    updates : tuple of AggregateUpdate
+        In canonical order: by participant's address.
+    is_weighted : bool
+        Whether example counts weigh the updates.
+    """
+
+    task_id: Hash
+    training_round: int
+    rule: AggregationRule
+    optimizer: ServerOptimizer
+    tensors: tuple[TensorSpec, ...]
+    base_weights_root: Hash
+    base_weights_hash: Hash
+    optimizer_root: Hash
+    optimizer_hash: Hash
+    updates: tuple[AggregateUpdate, ...]
+    is_weighted: bool
+
+    @property
+    def dimension(self) -> int:
+        """The number of parameters d."""
+        return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def payload_hashes(self) -> tuple[Hash, ...]:
+        """What must be at hand: base weights, optimizer state if there is one, the updates."""
+        state = () if self.optimizer_hash == NO_HASH else (self.optimizer_hash,)
+        updates = tuple(update.payload_hash for update in self.updates)
+        return (self.base_weights_hash, *state, *updates)
+
+    @cached_property
+    def key(self) -> Hash:
+        """What the result may be cached by.
+
+        The task's id stands for its rule, optimizer and tensors, which never change. The block
+        is no part of it, so that a new consensus round does not repeat the work.
+        """
+        updates = tuple(
+            (u.participant, u.payload_hash, u.codec, u.example_count if self.is_weighted else 1)
+            for u in self.updates
+        )
+        return Hash(
+            sha256(
+                encode((self.task_id, self.base_weights_root, self.optimizer_root, updates))
+            ).digest()
+        )
+
+
+@dataclass(frozen=True)
+class AggregateOutput:
+    """The result of a training round.
+
+    Attributes
+    ----------
+    weights, optimizer_state : bytes
+        The next weights, little-endian int32, and the optimizer's next state.
+    weights_root, optimizer_root : bytes, 32
+        Their Merkle roots over chunks.
+    weights_hash, optimizer_hash : bytes, 32
+        Their SHA-256; `optimizer_hash` is empty for an empty state.
+    scores : tuple of int, (n_updates,)
+        Contribution scores with 16 fraction bits, in the order of the inputs.
+    set_aside : tuple of bool, (n_updates,)
+    saturated, clamped : int
+        How many integers of updates, and how many weights, were cut off.
+    """
+
+    weights: bytes
+    weights_root: Hash
+    weights_hash: Hash
+    optimizer_state: bytes
+    optimizer_root: Hash
+    optimizer_hash: Hash
+    scores: tuple[int, ...]
+    set_aside: tuple[bool, ...]
+    saturated: int
+    clamped: int
+
+
+class AggregateSource(Protocol):
+    """Where results come from: computed on the spot, from a cache, or in the background."""
+
+    def get(
+        self, inputs: AggregateInputs, compute: Callable[[], AggregateOutput], /
+    ) -> AggregateOutput | None:
+        """Return the result for `inputs`, or None while it is being computed.
+
+        `compute` depends on nothing but `inputs` and the payload source, may run in any thread,
+        and raises `PendingError` if a payload is not here.
+        """
+
+
+class InlineAggregates:
+    """Computes every result on the spot, and remembers none."""
+
+    def get(
+        self,
+        inputs: AggregateInputs,  # noqa: ARG002 - part of the protocol.
+        compute: Callable[[], AggregateOutput],
+        /,
+    ) -> AggregateOutput:
+        """Compute and return the result."""
+        return compute()
+
+
+def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> AggregateOutput:
+    """Aggregate a sealed set and take the optimizer's step.
+
+    Raises
+    ------
+    PendingError
+        If a payload, the base weights or the optimizer's state is not here.
+    """
+    fetched = {name: payloads.get(name) for name in inputs.payload_hashes}
+    missing = tuple(name for name, data in fetched.items() if data is None)
+    present = {name: data for name, data in fetched.items() if data is not None}
+    if missing:
+        raise PendingError(
+            f"{len(missing)} payloads of a training round are not here", missing
+        )
+    dimension = inputs.dimension
+    vectors = [
+        decode_update(present[update.payload_hash], update.codec, dimension)
+        for update in inputs.updates
+    ]
+    counts = [update.example_count for update in inputs.updates] if inputs.is_weighted else None
+    result = aggregate(inputs.rule, vectors, counts)
+    has_state = inputs.optimizer_hash != NO_HASH
+    step = apply_optimizer(
+        inputs.optimizer,
+        inputs.tensors,
+        bytes(present[inputs.base_weights_hash]),
+        bytes(present[inputs.optimizer_hash]) if has_state else b"",
+        result.vector,
+    )
+    return AggregateOutput(
+        step.weights,
+        compute_weights_root(step.weights),
+        compute_content_hash(step.weights),
+        step.state,
+        compute_weights_root(step.state),
+        compute_content_hash(step.state) if step.state else NO_HASH,
+        result.scores,
+        result.set_aside,
+        result.saturated,
+        step.clamped,
+    )
+
+
+def compute_content_hash(data: bytes | memoryview) -> Hash:
+    """Return the SHA-256 that payloads, weights and optimizer states are stored by."""
+    return Hash(sha256(data).digest())

@@ -1,0 +1,51 @@
+"""What the execution of a block is given from outside.
+
+Owns the block's context and the sources of payloads. Never executes anything.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from quorate.chain.evidence import DuplicateVoteEvidence
+from quorate.chain.ids import Address, Hash
+from quorate.chain.parameters import ConsensusParameters
+from quorate.chain.validators import ValidatorSet
+
+
+@dataclass(frozen=True)
+class BlockContext:
+    """What a block's transactions are executed under.
+
+    Attributes
+    ----------
+    chain_id : str
+    height : int
+    time_ms : int
+        The block's own time.
+    proposer : bytes, 20
+        Who made the block and receives its fees.
+    validators : ValidatorSet
+        Of this height.
+    parameters : ConsensusParameters
+        In force at this height.
+    evidence : tuple of DuplicateVoteEvidence
+        Of this block; verified by the caller, its age included.
+    """
+
+    chain_id: str
+    height: int
+    time_ms: int
+    proposer: Address
+    validators: ValidatorSet
+    parameters: ConsensusParameters
+    evidence: tuple[DuplicateVoteEvidence, ...] = ()
+
+
+class PayloadSource(Protocol):
+    """Payloads, weights and optimizer states by their SHA-256; the source has checked it."""
+
+    def get(self, payload_hash: Hash, /) -> bytes | memoryview | None:
+        """Return the bytes, or None as long as they are not here.
+
+        Background aggregation calls this from another thread.
+        """

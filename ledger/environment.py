@@ -1,0 +1,92 @@
+"""What the handlers of one block share: the view of the state and what the block results in.
+
+Owns the bookkeeping of artifacts, needed payloads and receipts. Never decides a rule.
+"""
+
+from dataclasses import dataclass, field
+
+from quorate.chain.errors import ErrorCode, TransactionError
+from quorate.chain.ids import NO_HASH, Hash
+from quorate.chain.receipt import RoundReceipt
+
+from ledger.aggregates import AggregateSource
+from ledger.context import BlockContext, PayloadSource
+from ledger.overlay import Overlay
+from ledger.records import TaskRecord
+
+
+@dataclass(slots=True)
+class Environment:
+    """One block under execution, or the committed state that the mempool checks against.
+
+    Attributes
+    ----------
+    view : Overlay
+    context : BlockContext
+    payloads : PayloadSource
+    aggregates : AggregateSource
+    round_receipts : list of RoundReceipt
+        In the order in which training rounds ended.
+    artifacts : dict
+        New weights and optimizer states by SHA-256.
+    references : dict
+        By how much the number of places that need a payload has changed.
+    released : dict
+        The payloads that some place has let go, in that order; the values mean nothing.
+    """
+
+    view: Overlay
+    context: BlockContext
+    payloads: PayloadSource
+    aggregates: AggregateSource
+    round_receipts: list[RoundReceipt] = field(default_factory=list)
+    artifacts: dict[Hash, bytes] = field(default_factory=dict)
+    references: dict[Hash, int] = field(default_factory=dict)
+    released: dict[Hash, None] = field(default_factory=dict)
+
+    def get_task(self, task_id: Hash) -> TaskRecord:
+        """Return a task that a transaction names.
+
+        Raises
+        ------
+        TransactionError
+            `unknown_task`.
+        """
+        task = self.view.get_task(task_id)
+        if task is None:
+            raise TransactionError(
+                ErrorCode.UNKNOWN_TASK,
+                f"There is no task {task_id.hex()} on this chain: check its id, or wait until the"
+                " block that creates it is decided.",
+            )
+        return task
+
+    def get_payload(self, payload_hash: Hash) -> bytes | memoryview | None:
+        """Return a payload, or weights that this very block has made, or None."""
+        artifact = self.artifacts.get(payload_hash)
+        return self.payloads.get(payload_hash) if artifact is None else artifact
+
+    def keep_artifact(self, artifact_hash: Hash, data: bytes) -> None:
+        """Let the block result in new weights or an optimizer state; an empty one is not kept."""
+        if artifact_hash != NO_HASH:
+            self.artifacts[artifact_hash] = data
+
+    def need_payload(self, payload_hash: Hash) -> None:
+        """Note that one more place of the state needs a payload."""
+        if payload_hash != NO_HASH:
+            self.references[payload_hash] = self.references.get(payload_hash, 0) + 1
+
+    def release_payload(self, payload_hash: Hash) -> None:
+        """Note that one place needs it no more."""
+        if payload_hash != NO_HASH:
+            self.references[payload_hash] = self.references.get(payload_hash, 0) - 1
+            self.released[payload_hash] = None
+
+    def get_released_payloads(self) -> tuple[Hash, ...]:
+        """Return what no place of the state needs any more after this block."""
+        state = self.view.state
+        return tuple(
+            payload_hash
+            for payload_hash in self.released
+            if state.get_payload_references(payload_hash) + self.references[payload_hash] == 0
+        )

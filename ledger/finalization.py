@@ -1,0 +1,56 @@
+"""The transaction that carries the result of a frozen training round.
+
+Owns who may carry it, and takes the result over. Never computes it: the aggregate source has it,
+or the block has no verdict yet.
+"""
+
+from quorate.chain.errors import ErrorCode, TransactionError
+from quorate.chain.ids import Address
+from quorate.chain.transaction import FinalizeTrainingRound
+
+from ledger.environment import Environment
+from ledger.rounds import (
+    finalize_training_round,
+    get_aggregate,
+    get_updates,
+    make_aggregate_inputs,
+)
+
+
+def validate_finalize_training_round(
+    env: Environment, sender: Address, body: FinalizeTrainingRound
+) -> None:
+    """Check that the block's proposer names a frozen training round.
+
+    Raises
+    ------
+    TransactionError
+        `unknown_task`, `not_authorized` or `wrong_training_round`.
+    """
+    task = env.get_task(body.task_id)
+    if sender != env.context.proposer:
+        raise TransactionError(
+            ErrorCode.NOT_AUTHORIZED,
+            "Only the proposer of a block carries the result of a training round in it; nodes do"
+            " so by themselves.",
+        )
+    if task.frozen is None or body.training_round != task.training_round:
+        raise TransactionError(
+            ErrorCode.WRONG_TRAINING_ROUND,
+            f"Training round {body.training_round} is not frozen: there is no result to carry.",
+        )
+
+
+def apply_finalize_training_round(env: Environment, body: FinalizeTrainingRound) -> None:
+    """Take over the result of a frozen training round.
+
+    Raises
+    ------
+    PendingError
+        If the result is being computed; then nothing has changed.
+    """
+    task = env.get_task(body.task_id)
+    spec = env.view.get_task_spec(body.task_id)
+    updates = get_updates(env.view, body.task_id, task)
+    inputs = make_aggregate_inputs(body.task_id, task, spec, updates)
+    finalize_training_round(env, body.task_id, task, get_aggregate(env, inputs))

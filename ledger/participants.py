@@ -1,0 +1,135 @@
+"""Participants: who is registered for a task.
+
+Owns the list of a task's participants, in slots without gaps, so that it can be read page by page.
+Never judges updates; a registration that ends takes its update out of the open training round.
+"""
+
+from msgspec.structs import replace
+from quorate.chain.errors import ErrorCode, InvariantError, TransactionError
+from quorate.chain.ids import Address, Hash
+from quorate.chain.transaction import RegisterParticipant, RevokeParticipant, Role, TaskStatus
+
+from ledger.environment import Environment
+from ledger.keys import (
+    get_participant_key,
+    get_registration_key,
+    get_task_key,
+    get_update_key,
+)
+from ledger.membership import validate_member, validate_role
+from ledger.records import (
+    NO_TRAINING_ROUND,
+    ParticipantRecord,
+    RegistrationRecord,
+    TaskRecord,
+    UpdateRecord,
+)
+
+REGISTRATIONS_MAX = 1 << 20
+
+
+
+def validate_register_participant(
+    env: Environment, sender: Address, body: RegisterParticipant
+) -> None:
+    """Check that the sender may take part and does not yet.
+
+    Raises
+    ------
+    TransactionError
+        `not_admitted`, `not_authorized`, `unknown_task`, `task_not_open`, `already_exists` or
+        `quota_exceeded`.
+    """
+    validate_role(env, sender, Role.DATA_PROVIDER)
+    task = env.get_task(body.task_id)
+    if task.status is TaskStatus.COMPLETED:
+        raise TransactionError(
+            ErrorCode.TASK_NOT_OPEN, "The task is completed: take part in another one."
+        )
+    if env.view.get_registration(body.task_id, sender) is not None:
+        raise TransactionError(
+            ErrorCode.ALREADY_EXISTS, "The sender is registered for this task already."
+        )
+    if task.registered_count >= REGISTRATIONS_MAX:
+        raise TransactionError(
+            ErrorCode.QUOTA_EXCEEDED,
+            f"The task has {REGISTRATIONS_MAX} participants, its limit: take part in another one.",
+        )
+
+
+def apply_register_participant(
+    env: Environment, sender: Address, body: RegisterParticipant
+) -> None:
+    """Give the sender the next slot among the participants."""
+    task = env.get_task(body.task_id)
+    slot = task.registered_count
+    env.view.put(
+        get_registration_key(body.task_id, sender),
+        RegistrationRecord(slot, env.context.height, NO_TRAINING_ROUND, 0),
+    )
+    env.view.put(get_participant_key(body.task_id, slot), ParticipantRecord(sender))
+    env.view.put(get_task_key(body.task_id), replace(task, registered_count=slot + 1))
+
+
+def validate_revoke_participant(env: Environment, sender: Address, body: RevokeParticipant) -> None:
+    """Check that a participant leaves, or is revoked by the task's authority.
+
+    Raises
+    ------
+    TransactionError
+        `not_admitted`, `unknown_task`, `not_authorized` or `not_found`.
+    """
+    validate_member(env, sender)
+    task = env.get_task(body.task_id)
+    if sender not in (body.participant, task.authority):
+        raise TransactionError(
+            ErrorCode.NOT_AUTHORIZED,
+            "Only the participant itself or the task's authority"
+            f" {task.authority.hex()} may end this registration.",
+        )
+    if env.view.get_registration(body.task_id, body.participant) is None:
+        raise TransactionError(
+            ErrorCode.NOT_FOUND,
+            f"{body.participant.hex()} is not registered for this task: check the address.",
+        )
+
+
+def apply_revoke_participant(env: Environment, body: RevokeParticipant) -> None:
+    """End a registration, and withdraw the participant's update from the open training round.
+
+    A frozen training round keeps it: its set is committed.
+    """
+    task_id, view = body.task_id, env.view
+    task = env.get_task(task_id)
+    key = get_registration_key(task_id, body.participant)
+    registration = view.get_existing(key, RegistrationRecord)
+    if registration.counted_round == task.training_round and task.frozen is None:
+        task = _withdraw_update(env, task_id, task, registration.update_slot)
+    last = task.registered_count - 1
+    if registration.slot != last:
+        # The last participant takes the free slot, so that slots stay without gaps.
+        mover = view.get_existing(get_participant_key(task_id, last), ParticipantRecord)
+        view.put(get_participant_key(task_id, registration.slot), mover)
+        mover_key = get_registration_key(task_id, mover.participant)
+        moved = view.get_existing(mover_key, RegistrationRecord)
+        view.put(mover_key, replace(moved, slot=registration.slot))
+    view.delete(get_participant_key(task_id, last))
+    view.delete(key)
+    view.put(get_task_key(task_id), replace(task, registered_count=last))
+
+
+def _withdraw_update(env: Environment, task_id: Hash, task: TaskRecord, slot: int) -> TaskRecord:
+    view, last = env.view, task.update_count - 1
+    if last < 0:
+        raise InvariantError(f"task {task_id.hex()} counts no update and has one to withdraw")
+    withdrawn = view.get_existing(get_update_key(task_id, slot), UpdateRecord)
+    if slot != last:
+        mover = view.get_existing(get_update_key(task_id, last), UpdateRecord)
+        view.put(get_update_key(task_id, slot), mover)
+        mover_key = get_registration_key(task_id, mover.participant)
+        moved = view.get_existing(mover_key, RegistrationRecord)
+        view.put(mover_key, replace(moved, update_slot=slot))
+    view.delete(get_update_key(task_id, last))
+    view.opened_update_count -= 1
+    env.release_payload(withdrawn.payload_hash)
+    return replace(task, update_count=last)

@@ -1,0 +1,262 @@
+"""The records of the state, each with a version, in the canonical codec.
+
+Owns their types and how they are encoded and decoded. Never decides what may be in one.
+"""
+
+from typing import Annotated, TypeVar
+
+import msgpack
+import msgspec
+from msgspec import Meta, Struct
+from quorate.chain.codec import encode
+from quorate.chain.errors import StorageError
+from quorate.chain.ids import (
+    Int64,
+    Name,
+    OptionalHash,
+    Uint32,
+    Uint64,
+    WireAddress,
+    WireHash,
+    WirePublicKey,
+)
+from quorate.chain.parameters import ConsensusParameters
+from quorate.chain.task import TaskSpec, UpdateCodec
+from quorate.chain.transaction import ROLES_ALL, Metrics, TaskStatus
+
+from ledger.keys import Prefix
+
+RECORD_VERSION = 1
+"""The version of every kind of record so far; it is a record's first element, its tag."""
+
+Roles = Annotated[int, Meta(ge=1, le=ROLES_ALL)]
+
+NO_TIME = -1
+"""In place of a time: there is none."""
+NO_TRAINING_ROUND = -1
+
+
+class Record(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The base of all records."""
+
+
+class ChainRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """Where the chain stands.
+
+    `next_due_time_ms` is the block time at which the ledger needs a block, or `NO_TIME`.
+    """
+
+    height: Uint64
+    time_ms: Uint64
+    next_due_time_ms: Int64
+
+
+class ParametersRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """The consensus parameters of the next height, and how often they have been changed."""
+
+    parameters: ConsensusParameters
+    change_count: Uint64
+
+
+class AccountRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """An account: the nonce its next transaction carries, and its coins."""
+
+    nonce: Uint64
+    balance: Uint64
+
+
+class MemberRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """A member of a permissioned chain; `roles` is a sum of `Role` values."""
+
+    public_key: WirePublicKey
+    organization: Name
+    roles: Roles
+    admitted_height: Uint64
+
+
+class FrozenRound(Record, frozen=True):
+    """A training round whose set is fixed and whose aggregate is being computed."""
+
+    set_root: WireHash
+    height: Uint64
+
+
+class BestWeights(Record, frozen=True):
+    """The finalized weights with the lowest median loss so far.
+
+    `training_round` is the one in which they were the base weights and were evaluated.
+    """
+
+    training_round: Uint64
+    weights_root: WireHash
+    weights_hash: WireHash
+    loss: Int64
+
+
+class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """The changing part of a task, and its open training round.
+
+    Attributes
+    ----------
+    weights_root, optimizer_root : bytes, 32
+        Merkle roots over chunks, as the model root has them.
+    weights_hash, optimizer_hash : bytes, 32
+        SHA-256 of the same bytes, by which they are stored; `optimizer_hash` is empty when the
+        optimizer has no state.
+    opened_height, opened_time_ms : int
+        The block in which the training round opened.
+    deadline_time_ms : int
+        The block time from which the training round seals with its minimum.
+    update_count, evaluation_count, registered_count : int
+        How many slots of each are in use: slots 0 to count - 1.
+    recent_roots : tuple of bytes, 32
+        The roots an update may still be based on beside `weights_root`, oldest first.
+    frozen : FrozenRound or None
+        Set while the aggregate of a sealed set is being computed.
+    """
+
+    authority: WireAddress
+    name: Name
+    status: TaskStatus
+    created_height: Uint64
+    weights_root: WireHash
+    weights_hash: WireHash
+    optimizer_root: WireHash
+    optimizer_hash: OptionalHash
+    training_round: Uint64
+    rounds_finalized: Uint64
+    opened_height: Uint64
+    opened_time_ms: Uint64
+    deadline_time_ms: Uint64
+    update_count: Uint32
+    evaluation_count: Uint32
+    registered_count: Uint32
+    recent_roots: tuple[WireHash, ...]
+    frozen: FrozenRound | None
+    best: BestWeights | None
+
+
+class TaskSpecRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """A task's specification."""
+
+    spec: TaskSpec
+
+
+class TaskNameRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """The task that a name belongs to."""
+
+    task_id: WireHash
+
+
+class RegistrationRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """A participant's registration for a task.
+
+    `counted_round` is the last training round in which it has an update, or -1, and
+    `update_slot` the place of that update.
+    """
+
+    slot: Uint32
+    height: Uint64
+    counted_round: Int64
+    update_slot: Uint32
+
+
+class ParticipantRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """Who holds a slot among a task's participants."""
+
+    participant: WireAddress
+
+
+class UpdateRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """An update of the current training round."""
+
+    participant: WireAddress
+    payload_hash: WireHash
+    payload_size: Uint64
+    codec: UpdateCodec
+    example_count: Uint32
+    height: Uint64
+
+
+class EvaluationRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """An evaluation of the current weights."""
+
+    evaluator: WireAddress
+    loss: Int64
+    example_count: Uint32
+    metrics: Metrics
+
+
+class EvaluatorRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """The last training round in which somebody evaluated a task's weights."""
+
+    training_round: Uint64
+
+
+class ProposerRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """The height of a validator's last block."""
+
+    height: Uint64
+
+
+class OffenceRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """Evidence that has been recorded; punishment follows with staking."""
+
+    evidence_hash: WireHash
+    height: Uint64
+
+
+RECORD_TYPES: dict[int, type[Record]] = {
+    Prefix.CHAIN: ChainRecord,
+    Prefix.PARAMETERS: ParametersRecord,
+    Prefix.ACCOUNT: AccountRecord,
+    Prefix.MEMBER: MemberRecord,
+    Prefix.TASK: TaskRecord,
+    Prefix.TASK_SPEC: TaskSpecRecord,
+    Prefix.TASK_NAME: TaskNameRecord,
+    Prefix.REGISTRATION: RegistrationRecord,
+    Prefix.PARTICIPANT: ParticipantRecord,
+    Prefix.UPDATE: UpdateRecord,
+    Prefix.EVALUATION: EvaluationRecord,
+    Prefix.EVALUATOR: EvaluatorRecord,
+    Prefix.PROPOSER: ProposerRecord,
+    Prefix.OFFENCE: OffenceRecord,
+}
+
+R = TypeVar("R", bound=Record)
+
+_pack_account = msgpack.Packer(use_bin_type=True).pack
+
+
+def encode_record(record: Record) -> bytes:
+    """Return the canonical bytes of a record."""
+    if type(record) is AccountRecord:
+        # Accounts are most of what a block writes; these are the same bytes, made directly.
+        packed: bytes = _pack_account((RECORD_VERSION, record.nonce, record.balance))
+        return packed
+    return encode(record)
+
+
+def decode_record(key: bytes, raw: bytes) -> Record:
+    """Return the record that this node's own store holds under `key`.
+
+    Raises
+    ------
+    StorageError
+        If the record is not of a kind and version this program knows.
+    """
+    kind = RECORD_TYPES.get(key[0]) if key else None
+    if kind is None:
+        raise StorageError(
+            f"The state has a record of unknown kind {key[:1].hex()}: start the version of the"
+            " node that wrote it, or a newer one."
+        )
+    try:
+        unpacked = msgpack.unpackb(raw)
+        return msgspec.convert(unpacked, kind, builtin_types=(bytes,))
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        # msgspec's and msgpack's own errors are ValueErrors.
+        raise StorageError(
+            f"A {kind.__name__} of the state cannot be read ({error}): start the version of the"
+            " node that wrote it, or restore the data folder."
+        ) from error

@@ -1,0 +1,336 @@
+"""The end of training rounds: sealing, aggregating, freezing, voiding, and the next round.
+
+Owns when a training round ends and what follows. Never judges an update (it was judged when it was
+accepted) and never reads a clock: deadlines are in block time.
+
+A training round ends at the end of a block when its maximum is reached, when everyone registered
+has been counted, or when its deadline has passed; the first two only with its minimum. Below the
+minimum the deadline extends or voids it. Unless the task waives that, nothing of this happens
+before proposers with more than a third of the power have had a block since it opened, so that no
+proposer picks the set alone.
+"""
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+from quorate.chain.codec import encode
+from quorate.chain.errors import PendingError
+from quorate.chain.ids import Hash
+from quorate.chain.merkle import compute_root
+from quorate.chain.receipt import RoundOutcome, RoundReceipt, UpdateReceipt
+from quorate.chain.task import BelowMinimum, RoundPolicy, TaskSpec
+from quorate.chain.transaction import TaskStatus
+
+from aggregation import compute_cost
+from ledger.aggregates import AggregateInputs, AggregateOutput, AggregateUpdate, compute_aggregate
+from ledger.environment import Environment
+from ledger.evaluations import compute_best_weights, compute_medians, take_evaluations
+from ledger.keys import get_proposer_key, get_task_key, get_update_key
+from ledger.overlay import Overlay
+from ledger.records import FrozenRound, ProposerRecord, TaskRecord, UpdateRecord
+from ledger.state import State
+
+# --- who had a block ------------------------------------------------------------------------------
+
+
+def process_proposer(env: Environment) -> None:
+    """Note that the block's proposer had a block at this height."""
+    env.view.put(get_proposer_key(env.context.proposer), ProposerRecord(env.context.height))
+
+
+def has_proposer_spread(env: Environment, task: TaskRecord, policy: RoundPolicy) -> bool:
+    """Tell whether enough proposers have had a block since the training round opened."""
+    if policy.waive_proposer_spread:
+        return True
+    power = 0
+    for validator in env.context.validators.validators:
+        last = env.view.get(get_proposer_key(validator.address), ProposerRecord)
+        if last is not None and last.height > task.opened_height:
+            power += validator.power
+    return env.context.validators.is_one_honest(power)
+
+
+# --- the end of a block ---------------------------------------------------------------------------
+
+
+def process_training_rounds(env: Environment) -> None:
+    """End the training rounds whose time has come, in the order of task ids."""
+    for task_id in _get_pending_task_ids(env):
+        task = env.view.get_task(task_id)
+        if task is not None and _is_collecting(task):
+            _process_training_round(env, task_id, task)
+
+
+def compute_next_due_time(env: Environment) -> int | None:
+    """Return the block time at which a training round needs a block, or None.
+
+    A round that is complete but for the spread of proposers needs one at once. One that would be
+    extended at its deadline needs none: the update that completes its minimum brings a block.
+    """
+    due: int | None = None
+    for task_id in _get_pending_task_ids(env):
+        task = env.view.get_task(task_id)
+        if task is None or not _is_collecting(task):
+            continue
+        policy = env.view.get_task_spec(task_id).policy
+        if _is_below_minimum(task, policy) and policy.below_minimum is BelowMinimum.EXTEND:
+            continue
+        is_over = _is_over(task, policy, env.context.time_ms)
+        needed = env.context.time_ms if is_over else task.deadline_time_ms
+        due = needed if due is None else min(due, needed)
+    return due
+
+
+def get_finalizations_due(env: Environment) -> tuple[tuple[Hash, int], ...]:
+    """Return the frozen training rounds, as (task id, training round)."""
+    pending = [(task_id, env.view.get_task(task_id)) for task_id in _get_pending_task_ids(env)]
+    return tuple(
+        (task_id, task.training_round)
+        for task_id, task in pending
+        if task is not None and task.frozen is not None
+    )
+
+
+def _get_pending_task_ids(env: Environment) -> list[Hash]:
+    changed = env.view.get_changed_tasks()
+    return sorted({*env.view.state.pending_task_ids, *changed})
+
+
+def _is_collecting(task: TaskRecord) -> bool:
+    return task.status is TaskStatus.OPEN and task.frozen is None and task.update_count > 0
+
+
+def _is_below_minimum(task: TaskRecord, policy: RoundPolicy) -> bool:
+    return task.update_count < policy.updates_min
+
+
+def _is_over(task: TaskRecord, policy: RoundPolicy, time_ms: int) -> bool:
+    if time_ms >= task.deadline_time_ms or task.update_count >= policy.updates_max:
+        return True
+    return not _is_below_minimum(task, policy) and task.update_count >= task.registered_count
+
+
+def _process_training_round(env: Environment, task_id: Hash, task: TaskRecord) -> None:
+    spec = env.view.get_task_spec(task_id)
+    policy, time_ms = spec.policy, env.context.time_ms
+    if not _is_over(task, policy, time_ms):
+        return
+    if _is_below_minimum(task, policy) and policy.below_minimum is BelowMinimum.EXTEND:
+        extended = replace(task, deadline_time_ms=time_ms + policy.deadline_ms)
+        env.view.put(get_task_key(task_id), extended)
+    elif not has_proposer_spread(env, task, policy):
+        return
+    elif _is_below_minimum(task, policy):
+        void_training_round(env, task_id, task)
+    else:
+        seal_training_round(env, task_id, task, spec)
+
+
+# --- sealing and finalizing -----------------------------------------------------------------------
+
+
+def seal_training_round(env: Environment, task_id: Hash, task: TaskRecord, spec: TaskSpec) -> None:
+    """Close the set, and aggregate it now if that is cheap enough, else freeze it.
+
+    Raises
+    ------
+    PendingError
+        If the result is being computed.
+    """
+    updates = get_updates(env.view, task_id, task)
+    cost = compute_cost(spec.rule, len(updates), spec.dimension)
+    if cost <= env.context.parameters.aggregation_cost_block_max:
+        inputs = make_aggregate_inputs(task_id, task, spec, updates)
+        finalize_training_round(env, task_id, task, get_aggregate(env, inputs))
+        return
+    set_root = compute_set_root(updates)
+    frozen = replace(task, frozen=FrozenRound(set_root, env.context.height))
+    env.view.put(get_task_key(task_id), frozen)
+    env.round_receipts.append(
+        RoundReceipt(
+            task_id=task_id,
+            training_round=task.training_round,
+            outcome=RoundOutcome.FROZEN,
+            base_weights_root=task.weights_root,
+            weights_root=task.weights_root,
+            set_root=set_root,
+            updates=_make_unscored_receipts(updates),
+            saturated=0,
+            clamped=0,
+            evaluation_count=0,
+            evaluations=(),
+        )
+    )
+
+
+def get_updates(view: Overlay | State, task_id: Hash, task: TaskRecord) -> list[UpdateRecord]:
+    """Return the updates of the current training round in canonical order: by participant."""
+    found = (
+        view.get(get_update_key(task_id, slot), UpdateRecord) for slot in range(task.update_count)
+    )
+    updates = [update for update in found if update is not None]
+    return sorted(updates, key=lambda update: update.participant)
+
+
+def compute_set_root(updates: Sequence[UpdateRecord]) -> Hash:
+    """Return the Merkle root over (participant, payload hash, example count) of a sealed set."""
+    return compute_root([encode((u.participant, u.payload_hash, u.example_count)) for u in updates])
+
+
+def make_aggregate_inputs(
+    task_id: Hash, task: TaskRecord, spec: TaskSpec, updates: Sequence[UpdateRecord]
+) -> AggregateInputs:
+    """Return what the result of a training round depends on."""
+    return AggregateInputs(
+        task_id,
+        task.training_round,
+        spec.rule,
+        spec.optimizer,
+        spec.tensors,
+        task.weights_root,
+        task.weights_hash,
+        task.optimizer_root,
+        task.optimizer_hash,
+        tuple(
+            AggregateUpdate(u.participant, u.payload_hash, u.codec, u.example_count)
+            for u in updates
+        ),
+        is_weighted=spec.example_count_max > 0,
+    )
+
+
+def get_aggregate(env: Environment, inputs: AggregateInputs) -> AggregateOutput:
+    """Return the result for a sealed set.
+
+    Raises
+    ------
+    PendingError
+        If it is being computed, or a payload is not here.
+    """
+    # Weights that this very block has made are not in the store yet.
+    sources = _BlockPayloads(env)
+    output = env.aggregates.get(inputs, lambda: compute_aggregate(inputs, sources))
+    if output is None:
+        raise PendingError(
+            f"training round {inputs.training_round} of task {inputs.task_id.hex()} is being"
+            " aggregated"
+        )
+    return output
+
+
+class _BlockPayloads:
+    """The payloads as they stand when a computation is handed out; usable in another thread."""
+
+    def __init__(self, env: Environment) -> None:
+        self._artifacts = dict(env.artifacts)
+        self._payloads = env.payloads
+
+    def get(self, payload_hash: Hash, /) -> bytes | memoryview | None:
+        """Return the bytes, or None."""
+        artifact = self._artifacts.get(payload_hash)
+        return self._payloads.get(payload_hash) if artifact is None else artifact
+
+
+def finalize_training_round(
+    env: Environment, task_id: Hash, task: TaskRecord, output: AggregateOutput
+) -> None:
+    """Let the result be the task's weights, and open the next training round from them."""
+    spec = env.view.get_task_spec(task_id)
+    updates = get_updates(env.view, task_id, task)
+    scored = zip(updates, output.scores, output.set_aside, strict=True)
+    receipts = tuple(
+        UpdateReceipt(update.participant, update.payload_hash, score, is_set_aside)
+        for update, score, is_set_aside in scored
+    )
+    finalized = replace(
+        task,
+        weights_root=output.weights_root,
+        weights_hash=output.weights_hash,
+        optimizer_root=output.optimizer_root,
+        optimizer_hash=output.optimizer_hash,
+        rounds_finalized=task.rounds_finalized + 1,
+        recent_roots=_keep_last(
+            (*task.recent_roots, task.weights_root), spec.policy.staleness_max
+        ),
+    )
+    if finalized.rounds_finalized == spec.policy.rounds_max:
+        finalized = replace(finalized, status=TaskStatus.COMPLETED)
+    env.keep_artifact(output.weights_hash, output.weights)
+    env.keep_artifact(output.optimizer_hash, output.optimizer_state)
+    env.need_payload(output.weights_hash)
+    env.need_payload(output.optimizer_hash)
+    env.release_payload(task.weights_hash)
+    env.release_payload(task.optimizer_hash)
+    _close_training_round(
+        env, task_id, task, finalized, RoundOutcome.FINALIZED, receipts, output
+    )
+
+
+def void_training_round(env: Environment, task_id: Hash, task: TaskRecord) -> None:
+    """End a training round without a result; the next one starts from the same weights."""
+    receipts = _make_unscored_receipts(get_updates(env.view, task_id, task))
+    _close_training_round(env, task_id, task, task, RoundOutcome.VOID, receipts, None)
+
+
+def _close_training_round(
+    env: Environment,
+    task_id: Hash,
+    task: TaskRecord,
+    following: TaskRecord,
+    outcome: RoundOutcome,
+    receipts: tuple[UpdateReceipt, ...],
+    output: AggregateOutput | None,
+) -> None:
+    """Write the receipt, delete the round's updates and evaluations, and open the next round."""
+    context = env.context
+    updates = get_updates(env.view, task_id, task)
+    evaluations = take_evaluations(env, task_id, task)
+    env.round_receipts.append(
+        RoundReceipt(
+            task_id=task_id,
+            training_round=task.training_round,
+            outcome=outcome,
+            base_weights_root=task.weights_root,
+            weights_root=following.weights_root,
+            set_root=compute_set_root(updates),
+            updates=receipts,
+            saturated=0 if output is None else output.saturated,
+            clamped=0 if output is None else output.clamped,
+            evaluation_count=len(evaluations),
+            evaluations=compute_medians(evaluations),
+        )
+    )
+    best = compute_best_weights(task, evaluations)
+    if best is not None and best is not task.best:
+        env.need_payload(best.weights_hash)
+        if task.best is not None:
+            env.release_payload(task.best.weights_hash)
+    for slot, update in enumerate(updates):
+        env.view.delete(get_update_key(task_id, slot))
+        env.release_payload(update.payload_hash)
+    env.view.opened_update_count -= len(updates)
+    policy = env.view.get_task_spec(task_id).policy
+    env.view.put(
+        get_task_key(task_id),
+        replace(
+            following,
+            training_round=task.training_round + 1,
+            opened_height=context.height,
+            opened_time_ms=context.time_ms,
+            deadline_time_ms=context.time_ms + policy.deadline_ms,
+            update_count=0,
+            evaluation_count=0,
+            frozen=None,
+            best=best,
+        ),
+    )
+
+
+def _make_unscored_receipts(updates: Sequence[UpdateRecord]) -> tuple[UpdateReceipt, ...]:
+    return tuple(
+        UpdateReceipt(u.participant, u.payload_hash, score=0, is_set_aside=False) for u in updates
+    )
+
+
+def _keep_last(roots: tuple[Hash, ...], count: int) -> tuple[Hash, ...]:
+    return roots[len(roots) - count :] if count < len(roots) else roots

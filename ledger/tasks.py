@@ -1,0 +1,211 @@
+"""Tasks: their creation and their status.
+
+Owns what a valid task is. Never judges updates, and ends no training round but the one that
+completing a task cuts short.
+"""
+
+from msgspec.structs import replace
+from quorate.chain.errors import ErrorCode, PendingError, TransactionError
+from quorate.chain.ids import NO_HASH, Address, Hash
+from quorate.chain.task import PARAMETERS_MAX, OptimizerName, TaskSpec
+from quorate.chain.transaction import (
+    ChangeTaskStatus,
+    CreateTask,
+    Role,
+    TaskStatus,
+)
+from quorate.chain.weights import compute_weights_root
+
+from aggregation import RuleError, initial_optimizer_state, is_weightable, validate_rule
+from ledger.aggregates import compute_content_hash
+from ledger.environment import Environment
+from ledger.keys import (
+    get_task_key,
+    get_task_name_key,
+    get_task_spec_key,
+)
+from ledger.membership import validate_member, validate_role
+from ledger.records import (
+    TaskNameRecord,
+    TaskRecord,
+    TaskSpecRecord,
+)
+from ledger.rounds import void_training_round
+from ledger.state import CHECKED_PAYLOADS_MAX, TASKS_MAX
+
+WEIGHT_BYTES = 4
+
+
+def validate_create_task(env: Environment, sender: Address, body: CreateTask) -> None:
+    """Check a new task's specification and its initial weights.
+
+    Raises
+    ------
+    TransactionError
+        `not_admitted`, `not_authorized`, `already_exists`, `invalid_task`, `quota_exceeded` or
+        `payload_mismatch`.
+    PendingError
+        If everything else is right and the initial weights are not here.
+    """
+    validate_role(env, sender, Role.MODEL_USER)
+    spec = body.spec
+    if env.view.get(get_task_name_key(spec.name), TaskNameRecord) is not None:
+        raise TransactionError(
+            ErrorCode.ALREADY_EXISTS,
+            f"A task named {spec.name!r} exists on this chain: choose another name.",
+        )
+    if env.view.state.task_count + env.view.created_task_count >= TASKS_MAX:
+        raise TransactionError(
+            ErrorCode.QUOTA_EXCEEDED, f"The chain has {TASKS_MAX} tasks, its limit."
+        )
+    fault = find_fault(spec)
+    if fault is not None:
+        raise TransactionError(ErrorCode.INVALID_TASK, fault)
+    weights_bytes = WEIGHT_BYTES * spec.dimension
+    if body.payload_size != weights_bytes:
+        raise TransactionError(
+            ErrorCode.INVALID_TASK,
+            f"The initial weights have {body.payload_size} bytes; {spec.dimension} parameters"
+            f" take {weights_bytes}: send all tensors as little-endian int32, in order.",
+        )
+    _validate_initial_weights(env, body)
+
+
+def find_fault(spec: TaskSpec) -> str | None:
+    """Return what is wrong with a specification and what to do about it, or None."""
+    policy = spec.policy
+    names = [tensor.name for tensor in spec.tensors]
+    if len(set(names)) != len(names):
+        return "Two tensors of the task have the same name: name each differently."
+    if spec.dimension > PARAMETERS_MAX:
+        return (
+            f"The model has {spec.dimension} parameters, the limit is {PARAMETERS_MAX}: split it"
+            " into several tasks."
+        )
+    if policy.updates_max < policy.updates_min:
+        return (
+            f"updates_max is {policy.updates_max}, below updates_min, {policy.updates_min}: raise"
+            " it."
+        )
+    try:
+        validate_rule(spec.rule, policy.updates_min)
+    except RuleError as error:
+        return f"The aggregation rule cannot be used: {error}."
+    if spec.example_count_max and not is_weightable(spec.rule):
+        return (
+            "The aggregation rule ignores example counts: set example_count_max to 0, or use mean"
+            " without nnm."
+        )
+    if spec.optimizer.name is not OptimizerName.MOMENTUM and spec.optimizer.momentum:
+        return f"The optimizer {spec.optimizer.name} has no momentum: set it to 0."
+    if spec.reward_pool:
+        return "Rewards are not paid on this chain yet: set reward_pool to 0."
+    return None
+
+
+def _validate_initial_weights(env: Environment, body: CreateTask) -> None:
+    payload = env.get_payload(body.payload_hash)
+    if payload is None:
+        raise PendingError(
+            f"the initial weights {body.payload_hash.hex()} are not here", (body.payload_hash,)
+        )
+    if len(payload) != body.payload_size:
+        raise TransactionError(
+            ErrorCode.PAYLOAD_MISMATCH,
+            f"The initial weights have {len(payload)} bytes, the transaction says"
+            f" {body.payload_size}: build it from the bytes you send.",
+        )
+    roots = env.view.state.weights_roots
+    root = roots.get(body.payload_hash)
+    if root is None:
+        if len(roots) >= CHECKED_PAYLOADS_MAX:
+            roots.clear()
+        root = roots[body.payload_hash] = compute_weights_root(payload)
+    if root != body.spec.initial_weights_root:
+        raise TransactionError(
+            ErrorCode.PAYLOAD_MISMATCH,
+            f"The root of the initial weights is {root.hex()}, not the task's"
+            f" initial_weights_root {body.spec.initial_weights_root.hex()}: compute it over the"
+            " bytes you send.",
+        )
+
+
+def apply_create_task(
+    env: Environment, sender: Address, task_id: Hash, body: CreateTask
+) -> None:
+    """Write the task down, with its first training round open."""
+    spec, context = body.spec, env.context
+    state = initial_optimizer_state(spec.optimizer, spec.dimension)
+    optimizer_hash = compute_content_hash(state) if state else NO_HASH
+    task = TaskRecord(
+        authority=sender,
+        name=spec.name,
+        status=TaskStatus.OPEN,
+        created_height=context.height,
+        weights_root=spec.initial_weights_root,
+        weights_hash=body.payload_hash,
+        optimizer_root=compute_weights_root(state),
+        optimizer_hash=optimizer_hash,
+        training_round=0,
+        rounds_finalized=0,
+        opened_height=context.height,
+        opened_time_ms=context.time_ms,
+        deadline_time_ms=context.time_ms + spec.policy.deadline_ms,
+        update_count=0,
+        evaluation_count=0,
+        registered_count=0,
+        recent_roots=(),
+        frozen=None,
+        best=None,
+    )
+    env.view.put(get_task_key(task_id), task)
+    env.view.put(get_task_spec_key(task_id), TaskSpecRecord(spec))
+    env.view.put(get_task_name_key(spec.name), TaskNameRecord(task_id))
+    env.view.created_task_count += 1
+    env.keep_artifact(optimizer_hash, state)
+    env.need_payload(body.payload_hash)
+    env.need_payload(optimizer_hash)
+
+
+def validate_change_task_status(env: Environment, sender: Address, body: ChangeTaskStatus) -> None:
+    """Check that the task's authority changes a status that can change.
+
+    Raises
+    ------
+    TransactionError
+        `not_admitted`, `unknown_task`, `not_authorized`, `task_not_open` or `already_exists`.
+    """
+    validate_member(env, sender)
+    task = env.get_task(body.task_id)
+    if sender != task.authority:
+        raise TransactionError(
+            ErrorCode.NOT_AUTHORIZED,
+            f"Only the task's authority {task.authority.hex()} may change its status.",
+        )
+    if task.status is TaskStatus.COMPLETED:
+        raise TransactionError(
+            ErrorCode.TASK_NOT_OPEN,
+            "The task is completed for good: create a new one from its weights.",
+        )
+    if task.status is body.status:
+        raise TransactionError(
+            ErrorCode.ALREADY_EXISTS, f"The task is {body.status.name.lower()} already."
+        )
+
+
+def apply_change_task_status(env: Environment, body: ChangeTaskStatus) -> None:
+    """Pause, resume or complete a task.
+
+    A resumed task's training round has a whole period again. Completing a task voids its open
+    training round; a frozen one still gets its result.
+    """
+    task = env.get_task(body.task_id)
+    if body.status is TaskStatus.OPEN:
+        spec = env.view.get_task_spec(body.task_id)
+        deadline = env.context.time_ms + spec.policy.deadline_ms
+        task = replace(task, deadline_time_ms=deadline)
+    task = replace(task, status=body.status)
+    env.view.put(get_task_key(body.task_id), task)
+    is_cut_short = body.status is TaskStatus.COMPLETED and task.update_count > 0
+    if is_cut_short and task.frozen is None:
+        void_training_round(env, body.task_id, task)

@@ -1,0 +1,177 @@
+"""Updates: what a participant may submit to an open training round.
+
+Owns the door that an update passes, in an order that looks at the payload last: whoever gets as
+far as `PendingError` may pull it. Never aggregates.
+"""
+
+from msgspec.structs import replace
+from quorate.chain.errors import ErrorCode, PendingError, TransactionError
+from quorate.chain.ids import Address
+from quorate.chain.task import BelowMinimum, RoundPolicy, TaskSpec
+from quorate.chain.transaction import Role, SubmitUpdate, TaskStatus
+
+from aggregation import UpdateError, compute_update_size, decode_update
+from ledger.environment import Environment
+from ledger.keys import get_registration_key, get_task_key, get_update_key
+from ledger.membership import validate_role
+from ledger.records import RegistrationRecord, TaskRecord, UpdateRecord
+from ledger.state import CHECKED_PAYLOADS_MAX, OPEN_UPDATES_MAX
+
+
+def validate_submit_update(env: Environment, sender: Address, body: SubmitUpdate) -> None:
+    """Check an update of the open training round.
+
+    Raises
+    ------
+    TransactionError
+        `not_admitted`, `not_authorized`, `unknown_task`, `task_not_open`,
+        `wrong_training_round`, `stale_weights`, `duplicate_update`, `round_full`,
+        `quota_exceeded`, `wrong_codec`, `wrong_shape`, `value_out_of_range` or
+        `payload_mismatch`.
+    PendingError
+        If everything else is right and the payload is not here.
+    """
+    validate_role(env, sender, Role.DATA_PROVIDER)
+    task = env.get_task(body.task_id)
+    spec = env.view.get_task_spec(body.task_id)
+    _validate_training_round(task, body)
+    _validate_slot(env, sender, task, spec, body)
+    _validate_form(spec, body)
+    _validate_payload(env, spec, body)
+
+
+def _validate_training_round(task: TaskRecord, body: SubmitUpdate) -> None:
+    if task.status is not TaskStatus.OPEN:
+        raise TransactionError(
+            ErrorCode.TASK_NOT_OPEN,
+            f"The task is {task.status.name.lower()} and takes no updates.",
+        )
+    if body.training_round != task.training_round:
+        raise TransactionError(
+            ErrorCode.WRONG_TRAINING_ROUND,
+            f"The update is for training round {body.training_round}, open is"
+            f" {task.training_round}: train again from its weights.",
+        )
+    if body.base_weights_root not in (task.weights_root, *task.recent_roots):
+        raise TransactionError(
+            ErrorCode.STALE_WEIGHTS,
+            f"The update is based on the weights {body.base_weights_root.hex()}, the training"
+            f" round on {task.weights_root.hex()}: fetch these and train again.",
+        )
+
+
+def _validate_slot(
+    env: Environment, sender: Address, task: TaskRecord, spec: TaskSpec, body: SubmitUpdate
+) -> None:
+    registration = env.view.get_registration(body.task_id, sender)
+    if registration is None:
+        raise TransactionError(
+            ErrorCode.NOT_ADMITTED,
+            f"The sender {sender.hex()} is not registered for this task: register it first, and"
+            " wait until that is decided.",
+        )
+    if registration.counted_round == task.training_round:
+        raise TransactionError(
+            ErrorCode.DUPLICATE_UPDATE,
+            f"The sender has an update in training round {task.training_round} already: wait for"
+            " the next one.",
+        )
+    if task.frozen is not None or task.update_count >= spec.policy.updates_max:
+        raise TransactionError(
+            ErrorCode.ROUND_FULL,
+            f"Training round {task.training_round} takes no more updates: wait for the next one.",
+        )
+    if env.view.state.open_update_count + env.view.opened_update_count >= OPEN_UPDATES_MAX:
+        raise TransactionError(
+            ErrorCode.QUOTA_EXCEEDED,
+            f"The open training rounds of this chain hold {OPEN_UPDATES_MAX} updates, its limit:"
+            " try again when some have ended.",
+        )
+
+
+def _validate_form(spec: TaskSpec, body: SubmitUpdate) -> None:
+    if body.codec != spec.codec:
+        raise TransactionError(
+            ErrorCode.WRONG_CODEC,
+            f"The update has codec {int(body.codec)}, the task takes {spec.codec.name.lower()}"
+            f" ({int(spec.codec)}): encode it so.",
+        )
+    size = compute_update_size(spec.codec, spec.dimension)
+    if body.payload_size != size:
+        raise TransactionError(
+            ErrorCode.WRONG_SHAPE,
+            f"The update has {body.payload_size} bytes; {spec.dimension} parameters take {size}:"
+            " send all tensors of the task, in order.",
+        )
+    if 0 < spec.example_count_max < body.example_count:
+        raise TransactionError(
+            ErrorCode.VALUE_OUT_OF_RANGE,
+            f"The update counts {body.example_count} examples, the task at most"
+            f" {spec.example_count_max}: state at most that.",
+        )
+
+
+def _validate_payload(env: Environment, spec: TaskSpec, body: SubmitUpdate) -> None:
+    payload = env.get_payload(body.payload_hash)
+    if payload is None:
+        raise PendingError(
+            f"the payload {body.payload_hash.hex()} is not here", (body.payload_hash,)
+        )
+    if len(payload) != body.payload_size:
+        raise TransactionError(
+            ErrorCode.PAYLOAD_MISMATCH,
+            f"The payload has {len(payload)} bytes, the transaction says {body.payload_size}:"
+            " build it from the bytes you send.",
+        )
+    # The bytes belong to the hash, so that what was found valid once stays so.
+    valid_updates, found = env.view.state.valid_updates, (body.payload_hash, spec.dimension)
+    if found in valid_updates:
+        return
+    try:
+        decode_update(payload, spec.codec, spec.dimension)
+    except UpdateError as error:
+        raise TransactionError(error.code, f"The update cannot be used: {error}.") from error
+    if len(valid_updates) >= CHECKED_PAYLOADS_MAX:
+        valid_updates.clear()
+    valid_updates[found] = None
+
+
+def apply_submit_update(env: Environment, sender: Address, body: SubmitUpdate) -> None:
+    """Count the update in the open training round."""
+    task_id, view = body.task_id, env.view
+    task = env.get_task(task_id)
+    slot = task.update_count
+    view.put(
+        get_update_key(task_id, slot),
+        UpdateRecord(
+            sender,
+            body.payload_hash,
+            body.payload_size,
+            body.codec,
+            body.example_count,
+            env.context.height,
+        ),
+    )
+    key = get_registration_key(task_id, sender)
+    registration = view.get_existing(key, RegistrationRecord)
+    view.put(key, replace(registration, counted_round=task.training_round, update_slot=slot))
+    policy = view.get_task_spec(task_id).policy
+    deadline = compute_deadline(task, policy, env.context.time_ms)
+    view.put(get_task_key(task_id), replace(task, update_count=slot + 1, deadline_time_ms=deadline))
+    view.opened_update_count += 1
+    env.need_payload(body.payload_hash)
+
+
+def compute_deadline(task: TaskRecord, policy: RoundPolicy, time_ms: int) -> int:
+    """Return the deadline that an update arriving now finds.
+
+    A training round that nobody needs asks for no blocks, so that its deadline may have passed
+    unseen: while it was empty, or below a minimum that it is to be extended for. Then a new
+    period begins with this update.
+    """
+    is_waiting = task.update_count == 0 or (
+        policy.below_minimum is BelowMinimum.EXTEND and task.update_count < policy.updates_min
+    )
+    if is_waiting and time_ms >= task.deadline_time_ms:
+        return time_ms + policy.deadline_ms
+    return task.deadline_time_ms
