@@ -145,8 +145,10 @@ class BlockExecution:
         TransactionError
             If the transaction is not allowed; nothing has changed.
         PendingError
-            If its payload or aggregate is not here; nothing has changed.
+            If its payload or aggregate is not here, or the height was committed meanwhile;
+            nothing has changed.
         """
+        self._require_base()
         transaction = signed.transaction
         sender = compute_address(transaction.sender)
         account = self._env.view.get_account(sender)
@@ -162,8 +164,9 @@ class BlockExecution:
         Raises
         ------
         PendingError
-            If an aggregate is not here.
+            If an aggregate is not here, or the height was committed meanwhile.
         """
+        self._require_base()
         env = self._env
         process_training_rounds(env)
         next_due_time_ms = compute_next_due_time(env)
@@ -200,6 +203,11 @@ class BlockExecution:
             records=records,
             payload_references=env.references,
         )
+
+    def _require_base(self) -> None:
+        # A caller may execute in slices; what it began on an older state has become moot.
+        if self._env.view.state.height != self._env.context.height - 1:
+            raise PendingError("the height was committed while a block of it was being executed")
 
 
 def apply_block(

@@ -1,0 +1,216 @@
+"""Read models over the committed state, for whoever shows it to people and programs.
+
+Owns what an account, a task, a training round, participants, members and proofs look like from
+outside. Never changes anything and sees nothing of a block that is not decided.
+"""
+
+from dataclasses import dataclass
+
+from quorate.chain.ids import Address, Hash
+from quorate.chain.merkle import MerkleProof
+from quorate.chain.task import TaskSpec
+from quorate.chain.transaction import TaskStatus
+from quorate.chain.weights import ModelLeaf
+
+from ledger.aggregates import AggregateInputs
+from ledger.evaluations import compute_best_weights
+from ledger.keys import (
+    get_evaluation_key,
+    get_member_key,
+    get_participant_key,
+    get_registration_key,
+)
+from ledger.records import (
+    AccountRecord,
+    BestWeights,
+    EvaluationRecord,
+    MemberRecord,
+    ParticipantRecord,
+    RegistrationRecord,
+    TaskRecord,
+    UpdateRecord,
+)
+from ledger.rounds import get_updates, make_aggregate_inputs
+from ledger.state import State, get_model_leaf
+
+PAGE_ITEMS_MAX = 1000
+"""The most tasks or participants that one call returns."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskView:
+    """A task: what was specified, where it stands, and its best weights so far."""
+
+    task_id: Hash
+    spec: TaskSpec
+    record: TaskRecord
+    best: BestWeights | None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRoundView:
+    """The current training round of a task.
+
+    Attributes
+    ----------
+    is_frozen : bool
+        Whether its set is sealed and its aggregate is being computed.
+    deadline_time_ms : int
+        A deadline in the past means that the round is empty or below its minimum: the next
+        update begins a new period.
+    updates : tuple of UpdateRecord
+        In canonical order: by participant.
+    """
+
+    task_id: Hash
+    training_round: int
+    is_frozen: bool
+    opened_height: int
+    opened_time_ms: int
+    deadline_time_ms: int
+    base_weights_root: Hash
+    updates: tuple[UpdateRecord, ...]
+    evaluations: tuple[EvaluationRecord, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ParticipantView:
+    """A registered participant; `has_update` tells about the current training round."""
+
+    address: Address
+    registered_height: int
+    has_update: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MemberView:
+    """A member of a permissioned chain."""
+
+    address: Address
+    record: MemberRecord
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProof:
+    """A task's leaf, and the proof that it is in the model root."""
+
+    leaf: ModelLeaf
+    proof: MerkleProof
+
+
+def get_account(state: State, address: Address) -> AccountRecord:
+    """Return an account; one that does not exist has nonce 0 and no coins."""
+    return state.get_account(address)
+
+
+def find_task_by_name(state: State, name: str) -> Hash | None:
+    """Return the id of the task that has this name, or None."""
+    return state.find_task(name)
+
+
+def get_task(state: State, task_id: Hash) -> TaskView | None:
+    """Return a task, or None."""
+    record, spec = state.get_task(task_id), state.get_task_spec(task_id)
+    if record is None or spec is None:
+        return None
+    best = record.best
+    if record.status is TaskStatus.COMPLETED:
+        # No training round follows whose receipt would settle how good the last weights are.
+        best = compute_best_weights(record, _get_evaluations(state, task_id, record))
+    return TaskView(task_id, spec, record, best)
+
+
+def get_tasks(state: State, start: int = 0, limit: int = PAGE_ITEMS_MAX) -> list[TaskView]:
+    """Return up to `limit` tasks in the order of their ids, from the `start`-th on."""
+    page = state.task_ids[start : start + min(limit, PAGE_ITEMS_MAX)]
+    views = (get_task(state, task_id) for task_id in page)
+    return [view for view in views if view is not None]
+
+
+def get_training_round(state: State, task_id: Hash) -> TrainingRoundView | None:
+    """Return the current training round of a task, or None if there is no such task."""
+    task = state.get_task(task_id)
+    if task is None:
+        return None
+    return TrainingRoundView(
+        task_id,
+        task.training_round,
+        task.frozen is not None,
+        task.opened_height,
+        task.opened_time_ms,
+        task.deadline_time_ms,
+        task.weights_root,
+        tuple(get_updates(state, task_id, task)),
+        _get_evaluations(state, task_id, task),
+    )
+
+
+def get_participants(
+    state: State, task_id: Hash, start: int = 0, limit: int = PAGE_ITEMS_MAX
+) -> list[ParticipantView]:
+    """Return up to `limit` participants of a task from slot `start` on; none of no task."""
+    task = state.get_task(task_id)
+    if task is None:
+        return []
+    views = []
+    for slot in range(start, min(task.registered_count, start + min(limit, PAGE_ITEMS_MAX))):
+        holder = state.get(get_participant_key(task_id, slot), ParticipantRecord)
+        if holder is None:
+            continue
+        address = holder.participant
+        registration = state.get(get_registration_key(task_id, address), RegistrationRecord)
+        if registration is not None:
+            has_update = registration.counted_round == task.training_round
+            views.append(ParticipantView(address, registration.height, has_update))
+    return views
+
+
+def get_members(state: State) -> list[MemberView]:
+    """Return the members of a permissioned chain, in the order of their addresses."""
+    found = (
+        (address, state.get(get_member_key(address), MemberRecord))
+        for address in state.member_addresses
+    )
+    return [MemberView(address, record) for address, record in found if record is not None]
+
+
+def get_model_leaves(state: State) -> list[ModelLeaf]:
+    """Return what the model root commits to, in the order of task ids."""
+    tasks = ((task_id, state.get_task(task_id)) for task_id in state.task_ids)
+    return [get_model_leaf(task_id, task) for task_id, task in tasks if task is not None]
+
+
+def get_model_proof(state: State, task_id: Hash) -> ModelProof | None:
+    """Return a task's leaf with the proof that it is in `state.model_root`, or None."""
+    task = state.get_task(task_id)
+    if task is None:
+        return None
+    return ModelProof(get_model_leaf(task_id, task), state.get_model_proof(task_id))
+
+
+def get_finalizations_due(state: State) -> tuple[tuple[Hash, int], ...]:
+    """Return the frozen training rounds, as (task id, training round)."""
+    pending = ((task_id, state.get_task(task_id)) for task_id in state.pending_task_ids)
+    return tuple(
+        (task_id, task.training_round)
+        for task_id, task in pending
+        if task is not None and task.frozen is not None
+    )
+
+
+def get_frozen_inputs(state: State, task_id: Hash) -> AggregateInputs | None:
+    """Return what a node aggregates in the background for a frozen training round, or None."""
+    task, spec = state.get_task(task_id), state.get_task_spec(task_id)
+    if task is None or spec is None or task.frozen is None:
+        return None
+    return make_aggregate_inputs(task_id, task, spec, get_updates(state, task_id, task))
+
+
+def _get_evaluations(
+    state: State, task_id: Hash, task: TaskRecord
+) -> tuple[EvaluationRecord, ...]:
+    found = (
+        state.get(get_evaluation_key(task_id, slot), EvaluationRecord)
+        for slot in range(task.evaluation_count)
+    )
+    return tuple(evaluation for evaluation in found if evaluation is not None)
