@@ -52,7 +52,7 @@ check: $(INSTALLED) ## Run ruff, mypy, import-linter and the tests of the code's
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports
+	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest -q tests/test_tidy.py tests/test_repository.py
 
 bench: $(INSTALLED) ## Measure a localnet of four processes: throughput, latency, memory.
