@@ -402,7 +402,7 @@ class MemoryNetwork:
         """Hand over what waits on one direction of a link, until it closes."""
         while not half.outbox.closed:
             await self._hub.wait_thawed(self._peer_id, half.peer)
-            frames = half.outbox.take(DELIVERED_BYTES_MAX, DELIVERED_BYTES_MAX)
+            frames, _ = half.outbox.take(DELIVERED_BYTES_MAX, with_bulk=True)
             if not frames:
                 await half.outbox.wait()
                 continue

@@ -60,21 +60,22 @@ class Outbox:
             self._heartbeat = frame
             self._event.set()
 
-    def take(self, bytes_max: int, bulk_bytes_max: int) -> list[bytes]:
+    def take(self, bytes_max: int, *, with_bulk: bool) -> tuple[list[bytes], int]:
         """Take the next frames to write together.
 
         Parameters
         ----------
         bytes_max
             Frames are added while they sum up to no more; the first is taken whatever its size.
-        bulk_bytes_max
-            The same for frames of `Priority.BULK`; with 0 or less none is taken.
+        with_bulk
+            Whether frames of `Priority.BULK` may be taken now.
 
         Returns
         -------
-        list of bytes
-            Empty when nothing may be written now.
+        list of bytes, int
+            The frames, none when nothing may be written now; how many of their bytes are bulk.
         """
+        n_bulk_bytes = 0
         frames: list[bytes] = []
         room = bytes_max
         if self._heartbeat is not None:
@@ -87,18 +88,18 @@ class Outbox:
             room -= len(frame)
         for priority in Priority:
             queue = self._queues[priority]
-            if priority is Priority.BULK:
-                room = min(room, bulk_bytes_max)
-                if room <= 0:
-                    break
+            if priority is Priority.BULK and not with_bulk:
+                break
             while queue and (len(queue[0]) <= room or not frames):
                 frame = queue.popleft()
                 self._bytes[priority] -= len(frame)
                 frames.append(frame)
                 room -= len(frame)
+                if priority is Priority.BULK:
+                    n_bulk_bytes += len(frame)
             if queue:
                 break
-        return frames
+        return frames, n_bulk_bytes
 
     def is_empty_but_bulk(self) -> bool:
         """Tell whether nothing waits, or nothing but `Priority.BULK`."""
@@ -106,8 +107,9 @@ class Outbox:
 
     async def wait(self) -> None:
         """Wait for the next `put` or `close`; only the one writer may."""
-        self._event = trio.Event()
-        await self._event.wait()
+        if not self.closed:
+            self._event = trio.Event()
+            await self._event.wait()
 
     def close(self) -> None:
         """Take no more frames; the writer wakes and writes what is left."""

@@ -1,0 +1,595 @@
+"""The one file that touches py-libp2p: a host over TCP, noise and yamux, and its gossipsub.
+
+Owns every workaround that py-libp2p 0.8.1 needs, each a function or class of its own with its
+reason, each with a test that fails without it (``tests/p2p/test_workarounds.py``). Never knows of
+links, requests or scores: it gives streams, as `p2p.wire.Wire`, to `p2p.host`.
+"""
+
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Final, cast
+
+import trio
+from libp2p import new_host
+from libp2p.abc import IListener, INetConn, INetStream, INetwork, INotifee, IRawConnection
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
+from libp2p.custom_types import THandler, TProtocol
+from libp2p.exceptions import BaseLibp2pError
+from libp2p.host.basic_host import BasicHost
+from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.network.config import ConnectionConfig, RetryConfig
+from libp2p.network.swarm import Swarm
+from libp2p.peer.id import ID
+from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
+from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11, GossipSub
+from libp2p.pubsub.pb import rpc_pb2
+from libp2p.pubsub.pubsub import Pubsub, get_content_addressed_msg_id
+from libp2p.rcmgr.connection_limits import ConnectionLimits
+from libp2p.rcmgr.manager import ResourceLimits, ResourceManager
+from libp2p.security.noise.transport import PROTOCOL_ID as NOISE_PROTOCOL
+from libp2p.security.noise.transport import Transport as NoiseTransport
+from libp2p.stream_muxer.yamux import yamux
+from libp2p.tools.anyio_service import background_trio_service
+from libp2p.transport.tcp.tcp import TCP
+from multiaddr import Multiaddr  # type: ignore[import-untyped]
+
+from p2p.address import Address
+from p2p.network import ANNOUNCEMENTS_QUEUED_MAX, PeerId
+from p2p.sockets import Acceptor, SocketStream, bind, get_bound_address
+from p2p.wire import WireClosed
+
+logger = logging.getLogger("p2p")
+
+YAMUX_FRAME_BYTES: Final = 65519
+"""Longest yamux frame, header included: exactly one noise packet."""
+
+UPGRADE_S: Final = 5.0
+"""Seconds that an accepted socket has for the handshakes of noise and yamux."""
+
+DIAL_S: Final = 8.0
+"""Seconds that a dial may take, handshakes included."""
+
+NEGOTIATE_S: Final = 5
+"""Seconds that a new stream has to agree on its protocol."""
+
+FORCE_CLOSE_S: Final = 2.0
+"""Seconds given to py-libp2p to tidy up after its socket has been closed."""
+
+RESET_S: Final = 1.0
+"""Seconds for a reset to leave; after them the connection is closed by force."""
+
+CLOSE_S: Final = 1.0
+"""Seconds that the host has to close its connections when it stops."""
+
+LINKLESS_S: Final = 10.0
+"""Seconds after which a connection without a link is closed."""
+
+UNREAD_BYTES_MAX: Final = 24 * 1024 * 1024
+"""Bytes that one connection may have sent and nobody has read."""
+
+STREAMS_PER_CONNECTION_MAX: Final = 64
+"""Streams open on one connection."""
+
+WATCH_S: Final = 0.25
+"""Seconds between two looks at what is unread."""
+
+ANNOUNCEMENT_RPC_BYTES_MAX: Final = 1024 * 1024
+"""Longest gossipsub frame."""
+
+OPEN_LIMIT: Final = 10**9
+"""Stands for no limit, where ours replaces one of py-libp2p's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOwner:
+    """What a host asks of the network it belongs to.
+
+    Attributes
+    ----------
+    take_stream
+        Called with the protocol and the wire of a stream that a peer has opened; returns when the
+        stream is done.
+    get_objection
+        Called with peer and IP address of a new connection; says why it is not welcome.
+    is_used
+        Called with a connection; tells whether a link lives on it.
+    may_forward
+        Called for each announcement that a peer forwards.
+    take_announcement
+        Called with the forwarder and the body of an announcement that is new.
+    on_fault
+        Called with a sentence when a peer breaks a protocol.
+    """
+
+    take_stream: Callable[[str, "StreamWire"], Coroutine[Any, Any, None]]
+    get_objection: Callable[[PeerId, str], str | None]
+    is_used: Callable[[object], bool]
+    may_forward: Callable[[PeerId], bool]
+    take_announcement: Callable[[PeerId, bytes], None]
+    on_fault: Callable[[PeerId, str], None]
+
+
+def use_one_packet_frames() -> None:
+    """Make one yamux frame one noise packet: the default of 64 KiB takes one and a bit."""
+    yamux.MAX_MESSAGE_SIZE = YAMUX_FRAME_BYTES
+
+
+use_one_packet_frames()
+
+
+def build_closed_error(reason: str) -> Exception:
+    """Make the error by which py-libp2p knows that a connection is closed."""
+    return ConnectionClosedError(reason, transport="tcp")
+
+
+class Listener(IListener):
+    """py-libp2p's view of a listener that is bound already."""
+
+    def __init__(self, transport: "Transport", handler: THandler) -> None:
+        self._transport = transport
+        self._handler = handler
+
+    async def listen(self, maddr: Multiaddr) -> None:  # noqa: ARG002 - it is bound already.
+        """Accept connections."""
+        bound, nursery = self._transport.bound, self._transport.nursery
+        if bound is None or nursery is None:
+            raise RuntimeError("the host does not run")
+        handler = cast("Any", self._handler)
+        nursery.start_soon(self._transport.acceptor.serve, bound, handler, nursery)
+
+    def get_addrs(self) -> tuple[Multiaddr, ...]:
+        """Give the bound address."""
+        bound = self._transport.bound
+        return () if bound is None else (Multiaddr(get_bound_address(bound).location),)
+
+    async def close(self) -> None:
+        """Accept no more."""
+        self._transport.acceptor.close()
+
+
+class Transport(TCP):
+    """TCP with our sockets and our listener."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acceptor = Acceptor(build_closed_error)
+        self.bound: trio.SocketListener | None = None
+        self.nursery: trio.Nursery | None = None
+
+    async def dial(self, maddr: Multiaddr) -> IRawConnection:
+        """Dial, with our socket."""
+        raw = cast("Any", await super().dial(maddr))
+        raw.stream = SocketStream(raw.stream.stream, build_closed_error)
+        return cast("IRawConnection", raw)
+
+    def create_listener(self, handler_function: THandler) -> Any:
+        """Create our listener."""
+        return Listener(self, handler_function)
+
+
+class StreamWire:
+    """A `p2p.wire.Wire` over a stream of py-libp2p."""
+
+    def __init__(self, stream: INetStream, conn: INetConn) -> None:
+        self._stream = stream
+        self._conn = conn
+        self.peer = PeerId(str(stream.muxed_conn.peer_id))
+        remote = stream.get_remote_address()
+        self.remote_host = "" if remote is None else remote[0]
+        kind = "ip6" if ":" in self.remote_host else "ip4"
+        self.remote_address = "" if remote is None else f"/{kind}/{remote[0]}/tcp/{remote[1]}"
+
+    @property
+    def connection(self) -> object:
+        """The connection under the stream."""
+        return self._conn
+
+    async def read(self, bytes_max: int) -> bytes:
+        """Read what has arrived."""
+        try:
+            return await self._stream.read(bytes_max)
+        except Exception as error:
+            # The library raises errors of many unrelated classes here, and all mean one thing.
+            raise WireClosed(f"{type(error).__name__}: {error}") from error
+
+    async def write(self, data: bytes) -> None:
+        """Write all of `data`."""
+        try:
+            await self._stream.write(data)
+        except Exception as error:
+            raise WireClosed(f"{type(error).__name__}: {error}") from error
+
+    async def reset(self) -> None:
+        """End this stream alone."""
+        with trio.CancelScope(shield=True), trio.move_on_after(RESET_S) as scope:
+            scope.shield = True
+            event = get_read_event(self._stream)
+            try:
+                await self._stream.reset()
+            except Exception as error:  # noqa: BLE001 - the stream is gone, and that was the aim.
+                logger.debug("reset: %r", error)
+            event.set()
+        if scope.cancelled_caught:
+            await self.force_close()
+
+    async def force_close(self) -> None:
+        """Close the connection under the stream."""
+        await force_close(self._conn)
+
+
+def get_read_event(stream: INetStream) -> trio.Event:
+    """Give the event that a reader of `stream` waits for.
+
+    The library's reset forgets it without setting it, and leaves our own reader waiting for ever.
+    """
+    muxed = cast("Any", stream).muxed_stream
+    event = muxed.conn.stream_events.get(muxed.stream_id)
+    return event if isinstance(event, trio.Event) else trio.Event()
+
+
+async def force_close(conn: INetConn) -> None:
+    """Close a connection even while a write to it is stuck.
+
+    The library's own ``close`` first waits for the lock of the stuck write. Closing the socket
+    under it ends that write.
+    """
+    with trio.CancelScope(shield=True):
+        try:
+            await cast("Any", conn.muxed_conn).secured_conn.close()
+        except Exception as error:  # noqa: BLE001 - already closed, in one of many ways.
+            logger.debug("force close: %r", error)
+        with trio.move_on_after(FORCE_CLOSE_S):
+            try:
+                await conn.close()
+            except Exception as error:  # noqa: BLE001 - already closed, in one of many ways.
+                logger.debug("close: %r", error)
+
+
+def build_open_limits() -> dict[str, Any]:
+    """Open the library's limits, which count every connection ever accepted and never forget one.
+
+    Ours are in `Listener`, in `Gate` and in `p2p.host`.
+    """
+    return {
+        "connection_config": ConnectionConfig(
+            max_connections=OPEN_LIMIT,
+            high_watermark=OPEN_LIMIT,
+            low_watermark=0,
+            min_connections=0,
+            max_connections_per_peer=OPEN_LIMIT,
+            inbound_upgrade_timeout=UPGRADE_S,
+            outbound_upgrade_timeout=UPGRADE_S,
+            inbound_stream_protocol_negotiation_timeout=NEGOTIATE_S,
+            outbound_stream_protocol_negotiation_timeout=NEGOTIATE_S,
+        ),
+        "resource_manager": ResourceManager(
+            limits=ResourceLimits(OPEN_LIMIT, 10**6, OPEN_LIMIT),
+            connection_limits=ConnectionLimits(),
+            enable_rate_limiting=False,
+            enable_circuit_breaker=False,
+            enable_graceful_degradation=False,
+            enable_metrics=False,
+        ),
+    }
+
+
+def build_security(key_seed: bytes) -> dict[TProtocol, Any]:
+    """Offer noise alone: the default also offers plaintext, where anyone may claim any peer id."""
+    noise = NoiseTransport(
+        create_new_key_pair(key_seed), noise_privkey=create_noise_key_pair().private_key
+    )
+    return {NOISE_PROTOCOL: noise}
+
+
+def guard_streams(host: BasicHost, on_fault: Callable[[PeerId, str], None]) -> None:
+    """Catch what a stream of a peer raises: the library would end the whole host.
+
+    One packet is enough for that, for instance an invalid UTF-8 protocol name.
+    """
+    network = host.get_network()
+    inner = cast("Swarm", network).common_stream_handler
+
+    async def guarded(stream: INetStream) -> None:
+        peer = PeerId(str(stream.muxed_conn.peer_id))
+        try:
+            if len(cast("Any", stream).swarm_conn.get_streams()) > STREAMS_PER_CONNECTION_MAX:
+                raise ValueError(f"more than {STREAMS_PER_CONNECTION_MAX} streams")
+            await inner(stream)
+        except Exception as error:  # noqa: BLE001 - the reason of this function.
+            if not isinstance(error, BaseLibp2pError):
+                on_fault(peer, f"a stream with {type(error).__name__}: {error}"[:200])
+            try:
+                await stream.reset()
+            except Exception as again:  # noqa: BLE001 - the stream is gone.
+                logger.debug("reset: %r", again)
+
+    network.set_stream_handler(guarded)
+
+
+def serve_only(host: BasicHost) -> None:
+    """Serve no protocol but ours: no identify, no push, no ping.
+
+    Identify would store whatever addresses a peer claims, and take streams on every connection.
+    """
+    for protocol in list(host.multiselect.handlers):
+        if protocol is not None:
+            host.remove_stream_handler(protocol)
+    host._schedule_identify = lambda *_args, **_kwargs: None  # type: ignore[method-assign] # noqa: SLF001
+
+
+class SafePubsub(Pubsub):
+    """A Pubsub in which one bad message harms nobody, and no peer may send without bound."""
+
+    may_forward: Callable[[PeerId], bool]
+
+    async def push_msg(self, msg_forwarder: ID, msg: rpc_pb2.Message) -> None:
+        """Take a message; the library lets what it raises end the process."""
+        try:
+            if msg_forwarder == self.my_id or self.may_forward(PeerId(str(msg_forwarder))):
+                await super().push_msg(msg_forwarder, msg)
+        except Exception as error:  # noqa: BLE001 - the reason of this method.
+            logger.debug("an announcement was dropped: %r", error)
+
+
+class Gate(INotifee):
+    """Sees every connection begin. It must not wait for a close: that would never return."""
+
+    def __init__(self, host: "Host") -> None:
+        self._host = host
+
+    async def connected(self, network: INetwork, conn: INetConn) -> None:  # noqa: ARG002
+        """Judge a new connection."""
+        self._host.judge(conn)
+
+    async def disconnected(self, network: INetwork, conn: INetConn) -> None:
+        """Nothing to do."""
+
+    async def opened_stream(self, network: INetwork, stream: INetStream) -> None:
+        """Nothing to do."""
+
+    async def closed_stream(self, network: INetwork, stream: INetStream) -> None:
+        """Nothing to do."""
+
+    async def listen(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        """Nothing to do."""
+
+    async def listen_close(self, network: INetwork, multiaddr: Multiaddr) -> None:
+        """Nothing to do."""
+
+
+class Host:
+    """A host of py-libp2p and its gossipsub.
+
+    Parameters
+    ----------
+    key_seed
+        32 bytes: the Ed25519 identity.
+    protocols
+        Names of the protocols whose streams `HostOwner.take_stream` gets.
+    topic
+        Gossipsub topic of announcements; None for no gossipsub.
+    owner
+        The network.
+    """
+
+    def __init__(
+        self, key_seed: bytes, protocols: tuple[str, ...], topic: str | None, owner: HostOwner
+    ) -> None:
+        self.transport = Transport()
+        self._owner = owner
+        self._topic = topic
+        self._host = cast(
+            "BasicHost",
+            new_host(
+                key_pair=create_new_key_pair(key_seed),
+                sec_opt=build_security(key_seed),
+                muxer_opt={TProtocol(yamux.PROTOCOL_ID): yamux.Yamux},
+                transports=[self.transport],
+                **build_open_limits(),
+            ),
+        )
+        self._swarm = cast("Swarm", self._host.get_network())
+        # One attempt: waiting and dialing again is the business of `p2p.keeping`.
+        self._swarm.retry_config = RetryConfig(max_retries=0)
+        self._swarm.register_notifee(Gate(self))
+        self._began: dict[INetConn, float] = {}
+        self._unpublished, self._to_publish = trio.open_memory_channel[bytes](
+            ANNOUNCEMENTS_QUEUED_MAX
+        )
+        serve_only(self._host)
+        guard_streams(self._host, owner.on_fault)
+        for protocol in protocols:
+            self._serve(protocol)
+
+    def _serve(self, protocol: str) -> None:
+        async def take(stream: INetStream) -> None:
+            wire = StreamWire(stream, cast("Any", stream).swarm_conn)
+            await self._owner.take_stream(protocol, wire)
+
+        self._host.set_stream_handler(TProtocol(protocol), take)
+
+    async def bind(self, address: Address) -> None:
+        """Listen on `address`, before anything runs: py-libp2p would swallow a failure.
+
+        Raises
+        ------
+        ListenError
+            With a sentence that says why not.
+        """
+        self.transport.bound = await bind(address)
+
+    def get_address(self) -> Address:
+        """Give the address that the host is bound to."""
+        if self.transport.bound is None:
+            raise RuntimeError("the host does not listen")
+        return get_bound_address(self.transport.bound)
+
+    async def run(self, ready: trio.Event, closing: trio.Event) -> None:
+        """Run, after `bind`, until `closing` is set; sets `ready` once connections are accepted."""
+        async with trio.open_nursery() as nursery:
+            self.transport.nursery = nursery
+            async with self._host.run(listen_addrs=[Multiaddr(self.get_address().location)]):
+                nursery.start_soon(self._watch)
+                nursery.start_soon(self._run_gossip)
+                ready.set()
+                try:
+                    await closing.wait()
+                finally:
+                    # Closed before anything is cancelled, or the sockets would stay open.
+                    with trio.move_on_after(CLOSE_S) as scope:
+                        scope.shield = True
+                        await self._host.close()
+            nursery.cancel_scope.cancel()
+
+    async def dial(self, peer: PeerId, address: Address) -> object:
+        """Connect with `peer`, which must prove who it is; give the connection.
+
+        The swarm is asked directly: ``connect`` would remember a failure for a minute, and start a
+        quarter of a second late.
+
+        Raises
+        ------
+        WireClosed
+            If that fails, with the reason.
+        """
+        try:
+            with trio.fail_after(DIAL_S):
+                return await self._swarm.dial_addr(
+                    Multiaddr(address.location), ID.from_base58(peer)
+                )
+        except trio.TooSlowError:
+            raise WireClosed(f"{address} did not answer in {DIAL_S} s") from None
+        except Exception as error:
+            # The library raises errors of many unrelated classes here, and all mean one thing.
+            raise WireClosed(f"cannot dial {address}: {error}") from error
+
+    async def open_wire(self, connection: object, protocol: str) -> StreamWire:
+        """Open a stream on this connection, where the library takes any with the same peer.
+
+        Raises
+        ------
+        WireClosed
+            If that fails, with the reason.
+        """
+        conn = cast("INetConn", connection)
+        stream: INetStream | None = None
+        try:
+            stream = await conn.new_stream()
+            await self._host.multiselect_client.select_one_of(
+                [TProtocol(protocol)], MultiselectCommunicator(stream), NEGOTIATE_S
+            )
+        except Exception as error:
+            # The library raises errors of many unrelated classes here, and all mean one thing.
+            if stream is not None:
+                await StreamWire(stream, conn).reset()
+            raise WireClosed(f"cannot open {protocol}: {error!r}") from error
+        return StreamWire(stream, conn)
+
+    async def close_connection(self, connection: object) -> None:
+        """Close a connection that `dial` gave."""
+        await force_close(cast("INetConn", connection))
+
+    def count_connections(self) -> int:
+        """Count the connections whose handshake is done."""
+        return len(self._swarm.get_connections())
+
+    def announce(self, body: bytes) -> None:
+        """Queue an announcement; it is dropped when the queue is full."""
+        try:
+            self._unpublished.send_nowait(body)
+        except trio.WouldBlock:
+            logger.debug("an announcement was dropped: the queue is full")
+
+    def judge(self, conn: INetConn) -> None:
+        """Decide about a new connection; called by `Gate`."""
+        remote = cast("Any", conn.muxed_conn).get_remote_address()
+        self._began[conn] = trio.current_time()
+        if remote is not None:
+            self.transport.acceptor.half_open.pop(remote, None)
+        peer = PeerId(str(conn.muxed_conn.peer_id))
+        objection = self._owner.get_objection(peer, "" if remote is None else remote[0])
+        if objection is not None:
+            logger.info("connection with %s closed: %s", peer, objection)
+            self._start_closing(conn)
+
+    def _start_closing(self, conn: INetConn) -> None:
+        if self.transport.nursery is not None:
+            self.transport.nursery.start_soon(force_close, conn)
+
+    async def _watch(self) -> None:
+        """Close connections that send what nobody reads, and those that no link came to use."""
+        while True:
+            await trio.sleep(WATCH_S)
+            now = trio.current_time()
+            live = self._swarm.get_connections()
+            self._began = {conn: self._began.get(conn, now) for conn in live}
+            for conn in live:
+                if has_too_much_unread(conn):
+                    peer = PeerId(str(conn.muxed_conn.peer_id))
+                    self._owner.on_fault(peer, "it sends more than its receive window allows")
+                    self._start_closing(conn)
+                elif now - self._began[conn] > LINKLESS_S and not self._owner.is_used(conn):
+                    self._start_closing(conn)
+
+    async def _run_gossip(self) -> None:
+        """Spread and receive announcements; a defect of gossipsub ends them, not the host."""
+        if self._topic is None:
+            return
+        try:
+            await self._serve_topic(self._topic)
+        except* Exception as errors:
+            logger.exception("announcements have ended: %r", errors.exceptions)
+
+    async def _serve_topic(self, topic: str) -> None:
+        router = GossipSub(
+            [PROTOCOL_ID_V11],
+            degree=6,
+            degree_low=4,
+            degree_high=12,
+            heartbeat_interval=1,
+            spam_protection_enabled=False,
+            eclipse_protection_enabled=False,
+            adaptive_gossip_enabled=False,
+            do_px=False,
+        )
+        pubsub = SafePubsub(
+            self._host,
+            router,
+            strict_signing=True,
+            # By content: sequence numbers lose messages after a restart.
+            msg_id_constructor=get_content_addressed_msg_id,
+            allowed_topics=frozenset({topic}),
+            max_inbound_rpc_size=ANNOUNCEMENT_RPC_BYTES_MAX,
+        )
+        pubsub.may_forward = self._owner.may_forward
+        pubsub.set_topic_validator(topic, self._take_announcement, is_async_validator=False)
+        async with background_trio_service(pubsub), background_trio_service(router):
+            await pubsub.wait_until_ready()
+            subscription = await pubsub.subscribe(topic)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_drain, subscription)
+                async for body in self._to_publish:
+                    await pubsub.publish(topic, body)
+
+    def _take_announcement(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
+        # The validator is the one place that sees each new message once, with its forwarder.
+        own = self._host.get_id()
+        if forwarder != own and message.from_id != own.to_bytes():
+            self._owner.take_announcement(PeerId(str(forwarder)), message.data)
+        return True
+
+
+def has_too_much_unread(conn: INetConn) -> bool:
+    """Tell whether a peer ignores its receive window: the library only logs that."""
+    buffers = getattr(conn.muxed_conn, "stream_buffers", {})
+    return (
+        sum(map(len, buffers.values())) > UNREAD_BYTES_MAX
+        or len(buffers) > 2 * STREAMS_PER_CONNECTION_MAX
+    )
+
+
+async def _drain(subscription: Any) -> None:
+    while True:
+        await subscription.get()
