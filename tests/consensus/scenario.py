@@ -147,6 +147,10 @@ class Scenario:
         self.blocks[block_id] = name
         return block_id
 
+    def power_of(self, name: str) -> int:
+        """Return the voting power of a validator."""
+        return self.validators.by_address[self.keys[name].address].power
+
     def proposer_of(self, round_: int) -> str:
         """Return the letter of the proposer of a round."""
         return self.names[self.validators.get_proposer(round_).address]
