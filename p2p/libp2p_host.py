@@ -19,6 +19,7 @@ from libp2p.custom_types import THandler, TProtocol
 from libp2p.exceptions import BaseLibp2pError
 from libp2p.host.basic_host import BasicHost
 from libp2p.io.exceptions import ConnectionClosedError
+from libp2p.network.auto_connector import AutoConnector
 from libp2p.network.config import ConnectionConfig, RetryConfig
 from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
@@ -319,6 +320,16 @@ def serve_only(host: BasicHost) -> None:
     host._schedule_identify = lambda *_args, **_kwargs: None  # type: ignore[method-assign] # noqa: SLF001
 
 
+class NoAutoConnector(AutoConnector):
+    """Dials nobody: the library would dial whom it remembers, and note every disconnect for ever."""
+
+    async def maybe_connect(self) -> None:
+        """Do nothing."""
+
+    def record_disconnect(self, peer_id: ID) -> None:
+        """Do nothing."""
+
+
 class SafePubsub(Pubsub):
     """A Pubsub in which one bad message harms nobody, and no peer may send without bound."""
 
@@ -393,6 +404,7 @@ class Host:
         self._swarm = cast("Swarm", self._host.get_network())
         # One attempt: waiting and dialing again is the business of `p2p.keeping`.
         self._swarm.retry_config = RetryConfig(max_retries=0)
+        self._swarm.auto_connector = NoAutoConnector(self._swarm)
         self._swarm.register_notifee(Gate(self))
         self._began: dict[INetConn, float] = {}
         self._unpublished, self._to_publish = trio.open_memory_channel[bytes](

@@ -362,7 +362,8 @@ class MemoryNetwork:
         if self._nursery is None or self._handler is None:
             raise RuntimeError("a link was started on a network that does not run")
         self._halves[half.peer] = half
-        self._nursery.start_soon(self._pump, half)
+        # Each network runs what arrives, so that a defect of its node ends no other network.
+        self._nursery.start_soon(self._pump, half.other)
         self._handler.on_peer_connected(half.peer)
 
     def _get_objection(self, other: "MemoryNetwork") -> str | None:
@@ -399,9 +400,9 @@ class MemoryNetwork:
             self._handler.on_peer_disconnected(half.peer)
 
     async def _pump(self, half: _Half) -> None:
-        """Hand over what waits on one direction of a link, until it closes."""
+        """Take what a peer sends on its `half` of a link, until it closes."""
         while not half.outbox.closed:
-            await self._hub.wait_thawed(self._peer_id, half.peer)
+            await self._hub.wait_thawed(self._peer_id, half.owner.peer_id)
             frames, _ = half.outbox.take(DELIVERED_BYTES_MAX, with_bulk=True)
             if not frames:
                 await half.outbox.wait()
@@ -411,7 +412,7 @@ class MemoryNetwork:
                 if half.closed.is_set():
                     break
                 half.bytes_sent += len(frame)
-                half.other.owner._receive(half.other, frame)
+                self._receive(half.other, frame)
 
     def _receive(self, half: _Half, frame: bytes) -> None:
         half.heard_at = trio.current_time()

@@ -103,6 +103,7 @@ class World:
             "heartbeat_s": 0.1,
             "peer_timeout_s": 1.5,
             "gossip": False,
+            "peer_exchange": False,
         }
         config = NetworkConfig(**(defaults | settings))
         if self.kind == "memory":
