@@ -118,7 +118,8 @@ def compute_block_products(
         If value_abs_max^2 * columns > 2^53.
     """
     validate_exact_products(value_abs_max, value_abs_max, values.shape[1])
-    return np.einsum("ij,j->i", values, vector.astype(np.float64)).astype(np.int64)
+    products: NDArray[np.float64] = np.einsum("ij,j->i", values, vector.astype(np.float64))
+    return products.astype(np.int64)
 
 
 def sum_selected_rows(

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregation import BoundError, arithmetic, columns, distances, ranking
+from aggregation import BoundError, arithmetic, clip, columns, distances, ranking
 from tests.aggregation.reference import round_half_away
 
 
@@ -116,6 +116,34 @@ def test_distances_of_opposite_extremes() -> None:
     expected = [[0, far, near], [far, 0, near], [near, near, 0]]
     assert distances.compute_squared_distances(source).tolist() == expected
     assert distances.compute_squared_norms(source) == [near, near, 0]
+
+
+@given(st.lists(st.integers(0, 2**60 - 1), min_size=1, max_size=9), st.integers(0, 2**40))
+def test_clip_ratios_have_sixteen_fraction_bits(squared_norms: list[int], bound: int) -> None:
+    squared_bound = bound**2 if bound else sorted(squared_norms)[(len(squared_norms) - 1) // 2]
+    ratios = clip.compute_clip_ratios(squared_norms, bound)
+    for norm, (numerator, denominator) in zip(squared_norms, ratios, strict=True):
+        if norm <= squared_bound:
+            assert numerator == denominator
+            continue
+        assert numerator <= denominator < 2**46
+        # p <= 2^16 C < p + 1, and the same for q and the norm.
+        assert numerator**2 <= squared_bound << 32 < (numerator + 1) ** 2
+        assert denominator**2 <= norm << 32 < (denominator + 1) ** 2
+
+
+@pytest.mark.parametrize(
+    "ratio", [(0, 5), (1, 2), (2, 3), (65_535, 65_536), (2**46 - 2, 2**46 - 1), (2**45, 2**46 - 1)]
+)
+def test_clipping_by_table_and_by_division_scale_every_value(ratio: tuple[int, int]) -> None:
+    update = np.arange(-32767, 32768, dtype=np.int16)
+    expected = [round_half_away(Fraction(value * ratio[0], ratio[1])) for value in update.tolist()]
+    narrow = columns.RowSource([update, update])
+    assert narrow.dimension < 1 << 16
+    wide = columns.RowSource([np.append(update, np.zeros(1, np.int16))] * 2)
+    for source in (narrow, wide):
+        clipped = clip.ClippedSource(source, [(1, 1), ratio]).read(0, update.size)
+        assert clipped.tolist() == [update.tolist(), expected]
 
 
 @pytest.mark.parametrize("n", [1, 4, 63, 64, 65, 500, 4096])

@@ -118,7 +118,7 @@ def test_survival_is_the_share_of_coordinates_within_the_kept_range(
 
 
 @settings(deadline=None)
-@given(matrices(rows_min=5), st.integers(0, 2), st.sampled_from(FINAL_STAGES[1:3]))
+@given(matrices(rows_min=7), st.integers(0, 2), st.sampled_from(FINAL_STAGES[1:]))
 def test_mixing_scores_by_in_degree(updates: list[list[int]], f: int, final: Stage) -> None:
     result = aggregate(AggregationRule((Stage.NNM, final), f), to_arrays(updates))
     degrees = reference.in_degrees(updates, f)
