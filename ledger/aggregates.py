@@ -159,9 +159,7 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
     missing = tuple(name for name, data in fetched.items() if data is None)
     present = {name: data for name, data in fetched.items() if data is not None}
     if missing:
-        raise PendingError(
-            f"{len(missing)} payloads of a training round are not here", missing
-        )
+        raise PendingError(f"{len(missing)} payloads of a training round are not here", missing)
     dimension = inputs.dimension
     vectors = [
         decode_update(present[update.payload_hash], update.codec, dimension)

@@ -105,9 +105,7 @@ class Overlay:
         """Return the specification of a task that exists."""
         return self.get_existing(get_task_spec_key(task_id), TaskSpecRecord).spec
 
-    def get_registration(
-        self, task_id: Hash, participant: Address
-    ) -> RegistrationRecord | None:
+    def get_registration(self, task_id: Hash, participant: Address) -> RegistrationRecord | None:
         """Return a participant's registration for a task, or None."""
         return self.get(get_registration_key(task_id, participant), RegistrationRecord)
 

@@ -28,7 +28,6 @@ from ledger.records import (
 REGISTRATIONS_MAX = 1 << 20
 
 
-
 def validate_register_participant(
     env: Environment, sender: Address, body: RegisterParticipant
 ) -> None:

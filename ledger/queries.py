@@ -206,9 +206,7 @@ def get_frozen_inputs(state: State, task_id: Hash) -> AggregateInputs | None:
     return make_aggregate_inputs(task_id, task, spec, get_updates(state, task_id, task))
 
 
-def _get_evaluations(
-    state: State, task_id: Hash, task: TaskRecord
-) -> tuple[EvaluationRecord, ...]:
+def _get_evaluations(state: State, task_id: Hash, task: TaskRecord) -> tuple[EvaluationRecord, ...]:
     found = (
         state.get(get_evaluation_key(task_id, slot), EvaluationRecord)
         for slot in range(task.evaluation_count)

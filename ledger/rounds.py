@@ -249,9 +249,7 @@ def finalize_training_round(
         optimizer_root=output.optimizer_root,
         optimizer_hash=output.optimizer_hash,
         rounds_finalized=task.rounds_finalized + 1,
-        recent_roots=_keep_last(
-            (*task.recent_roots, task.weights_root), spec.policy.staleness_max
-        ),
+        recent_roots=_keep_last((*task.recent_roots, task.weights_root), spec.policy.staleness_max),
     )
     if finalized.rounds_finalized == spec.policy.rounds_max:
         finalized = replace(finalized, status=TaskStatus.COMPLETED)
@@ -261,9 +259,7 @@ def finalize_training_round(
     env.need_payload(output.optimizer_hash)
     env.release_payload(task.weights_hash)
     env.release_payload(task.optimizer_hash)
-    _close_training_round(
-        env, task_id, task, finalized, RoundOutcome.FINALIZED, receipts, output
-    )
+    _close_training_round(env, task_id, task, finalized, RoundOutcome.FINALIZED, receipts, output)
 
 
 def void_training_round(env: Environment, task_id: Hash, task: TaskRecord) -> None:

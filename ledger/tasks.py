@@ -130,9 +130,7 @@ def _validate_initial_weights(env: Environment, body: CreateTask) -> None:
         )
 
 
-def apply_create_task(
-    env: Environment, sender: Address, task_id: Hash, body: CreateTask
-) -> None:
+def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: CreateTask) -> None:
     """Write the task down, with its first training round open."""
     spec, context = body.spec, env.context
     state = initial_optimizer_state(spec.optimizer, spec.dimension)

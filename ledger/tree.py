@@ -18,7 +18,7 @@ from operator import itemgetter
 import msgpack
 from quorate.chain.errors import InvariantError
 from quorate.chain.ids import HASH_BYTES, Hash
-from quorate.chain.merkle import EMPTY_ROOT, MerkleProof, compute_root_of_hashes
+from quorate.chain.merkle import EMPTY_ROOT, MerkleProof
 
 BUCKET_COUNT_MAX = 1 << 24
 
@@ -44,34 +44,51 @@ def hash_entry(key: bytes, value: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """The entries of one bucket: keys in order, and the leaf hash of each."""
+    """The entries of one bucket, as far as its root needs them.
+
+    Attributes
+    ----------
+    keys : tuple of bytes
+        In order.
+    levels : tuple of tuple of bytes, 32
+        The nodes of its tree, from the entries' leaf hashes up to the root; none without entries.
+    """
 
     keys: tuple[bytes, ...]
-    hashes: tuple[bytes, ...]
+    levels: tuple[tuple[bytes, ...], ...]
+
+    @property
+    def hashes(self) -> tuple[bytes, ...]:
+        """The leaf hash of each entry."""
+        return self.levels[0] if self.levels else ()
 
     @property
     def root(self) -> Hash:
         """The RFC 6962 root over the entries."""
-        return compute_root_of_hashes(self.hashes)
+        return Hash(self.levels[-1][0]) if self.levels else EMPTY_ROOT
 
     def apply(self, writes: Iterable[tuple[bytes, bytes | None]]) -> "Bucket":
         """Return the bucket after `writes`; None deletes, and need not find anything."""
         keys, hashes = list(self.keys), list(self.hashes)
+        replaced: list[int] = []
+        is_reshaped = False
         for key, value in writes:
             place = bisect_left(keys, key)
             is_here = place < len(keys) and keys[place] == key
             if value is None:
                 if is_here:
                     del keys[place], hashes[place]
+                    is_reshaped = True
             elif is_here:
                 hashes[place] = hash_entry(key, value)
+                replaced.append(place)
             else:
                 keys.insert(place, key)
                 hashes.insert(place, hash_entry(key, value))
-        return Bucket(tuple(keys), tuple(hashes))
-
-
-EMPTY_BUCKET = Bucket((), ())
+                is_reshaped = True
+        if is_reshaped:
+            return Bucket(tuple(keys), _hash_levels(hashes))
+        return Bucket(self.keys, _rehash_paths(self.levels, hashes, replaced))
 
 
 def make_bucket(entries: Iterable[tuple[bytes, bytes]]) -> Bucket:
@@ -80,7 +97,44 @@ def make_bucket(entries: Iterable[tuple[bytes, bytes]]) -> Bucket:
     for key, value in entries:
         keys.append(key)
         hashes.append(hash_entry(key, value))
-    return Bucket(tuple(keys), tuple(hashes))
+    return Bucket(tuple(keys), _hash_levels(hashes))
+
+
+def _hash_levels(hashes: list[bytes]) -> tuple[tuple[bytes, ...], ...]:
+    """Return all levels over leaf hashes; an odd last node is promoted (RFC 6962)."""
+    if not hashes:
+        return ()
+    levels = [tuple(hashes)]
+    while len(level := levels[-1]) > 1:
+        above = [
+            sha256(b"\x01" + level[i] + level[i + 1]).digest() for i in range(0, len(level) - 1, 2)
+        ]
+        if len(level) % 2:
+            above.append(level[-1])
+        levels.append(tuple(above))
+    return tuple(levels)
+
+
+def _rehash_paths(
+    levels: tuple[tuple[bytes, ...], ...], hashes: list[bytes], changed: Iterable[int]
+) -> tuple[tuple[bytes, ...], ...]:
+    """Return the levels over new leaf hashes of which only those at `changed` differ."""
+    if not levels:
+        return levels
+    rehashed = [tuple(hashes)]
+    positions = dict.fromkeys(changed)
+    for old in levels[1:]:
+        level, above = rehashed[-1], list(old)
+        positions = dict.fromkeys(position >> 1 for position in positions)
+        for parent in positions:
+            left, right = 2 * parent, 2 * parent + 1
+            above[parent] = (
+                sha256(b"\x01" + level[left] + level[right]).digest()
+                if right < len(level)
+                else level[left]
+            )
+        rehashed.append(tuple(above))
+    return tuple(rehashed)
 
 
 @dataclass(frozen=True, slots=True)
