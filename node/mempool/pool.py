@@ -1,0 +1,292 @@
+"""The pending transactions in memory: by hash, by arrival and by each sender's nonces.
+
+Owns the limits and the order. A transaction is *ready* when all nonces of its sender from the
+account's on are pending up to it; only ready ones are given to a proposer. A gap opens when one
+of a sender's transactions is dropped, and closes when its nonce is submitted again. Never judges
+a transaction, never waits, never writes.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from quorate.chain.errors import ErrorCode, TransactionError
+from quorate.chain.ids import Address, Hash
+
+from node.config import MempoolSection
+from node.mempool.door import PendingTransaction
+
+ENTRY_OVERHEAD_BYTES: Final = 5
+"""Bytes that a block's encoding adds to a transaction, at most."""
+
+
+@dataclass(slots=True, eq=False)
+class SenderRecord:
+    """What is pending of one sender.
+
+    Attributes
+    ----------
+    base : int
+        The account's nonce after the last decided block.
+    next : int
+        The first nonce from `base` on that is not pending.
+    spending : int
+        The most that all pending ones can take from the balance.
+    by_nonce : dict of int to PendingTransaction
+        The transactions.
+    """
+
+    base: int
+    next: int
+    spending: int = 0
+    by_nonce: dict[int, PendingTransaction] = field(default_factory=dict)
+
+    @property
+    def ready_count(self) -> int:
+        """How many are ready."""
+        return self.next - self.base
+
+
+class TransactionPool:
+    """Pending transactions within limits.
+
+    Parameters
+    ----------
+    limits : MempoolSection
+        `transactions_max`, `bytes_max`, `payload_bytes_max` and `per_sender_max`.
+    """
+
+    def __init__(self, limits: MempoolSection) -> None:
+        self._limits = limits
+        self._entries: dict[Hash, PendingTransaction] = {}
+        self._senders: dict[Address, SenderRecord] = {}
+        self._training: dict[Hash, PendingTransaction] = {}
+        self._unsent: dict[Hash, PendingTransaction] = {}
+        self.bytes = 0
+        self.payload_bytes = 0
+        self.ready_count = 0
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, transaction_hash: Hash) -> bool:
+        return transaction_hash in self._entries
+
+    def __iter__(self) -> Iterator[PendingTransaction]:
+        """Iterate in the order of arrival."""
+        return iter(self._entries.values())
+
+    @property
+    def training(self) -> tuple[PendingTransaction, ...]:
+        """Those that a closing training round may make invalid, in the order of arrival."""
+        return tuple(self._training.values())
+
+    @property
+    def senders(self) -> tuple[Address, ...]:
+        """Everyone who has something pending, in the order of first arrival."""
+        return tuple(self._senders)
+
+    @property
+    def unsent_count(self) -> int:
+        """How many `take_unsent` has not returned yet."""
+        return len(self._unsent)
+
+    def get(self, transaction_hash: Hash) -> PendingTransaction | None:
+        """Return a pending transaction, or None."""
+        return self._entries.get(transaction_hash)
+
+    def get_sender(self, sender: Address) -> SenderRecord | None:
+        """Return what is pending of a sender, or None. Not to be changed."""
+        return self._senders.get(sender)
+
+    def require_space(self, size: int) -> None:
+        """Raise unless a transaction of `size` bytes has room, whoever sent it.
+
+        Raises
+        ------
+        TransactionError
+            `mempool_full`.
+        """
+        limits = self._limits
+        if len(self._entries) >= limits.transactions_max:
+            raise _full(f"all {limits.transactions_max} places are taken")
+        if self.bytes + size > limits.bytes_max:
+            raise _full(f"{self.bytes} of {limits.bytes_max} bytes are taken")
+
+    def require_room(self, entry: PendingTransaction) -> None:
+        """Raise unless this transaction has room.
+
+        Raises
+        ------
+        TransactionError
+            `mempool_full` or `quota_exceeded`.
+        """
+        self.require_space(len(entry.raw))
+        limits = self._limits
+        if self.payload_bytes + entry.payload_size > limits.payload_bytes_max:
+            raise _full(
+                f"payloads take {self.payload_bytes} of {limits.payload_bytes_max} bytes, and "
+                f"this one has {entry.payload_size}"
+            )
+        record = self._senders.get(entry.sender)
+        if record is not None and len(record.by_nonce) >= limits.per_sender_max:
+            raise TransactionError(
+                ErrorCode.QUOTA_EXCEEDED,
+                f"The sender has {len(record.by_nonce)} pending transactions, as many as one may: "
+                "send more when some of them are decided.",
+            )
+
+    def add(self, entry: PendingTransaction, account_nonce: int) -> None:
+        """Add a transaction; `require_room` was asked, and its hash and nonce are not pending.
+
+        Parameters
+        ----------
+        entry : PendingTransaction
+            What arrived.
+        account_nonce : int
+            The sender's nonce after the last decided block; the transaction's is not below it.
+        """
+        record = self._senders.get(entry.sender)
+        if record is None:
+            record = self._senders[entry.sender] = SenderRecord(account_nonce, account_nonce)
+        self._arrivals += 1
+        entry.arrival = self._arrivals
+        self._entries[entry.hash] = entry
+        self._unsent[entry.hash] = entry
+        if entry.is_training:
+            self._training[entry.hash] = entry
+        self.bytes += len(entry.raw)
+        self.payload_bytes += entry.payload_size
+        record.spending += entry.spending
+        record.by_nonce[entry.nonce] = entry
+        if entry.nonce == record.next:
+            self._advance(record)
+
+    def remove(
+        self, transaction_hash: Hash, *, is_decided: bool = False
+    ) -> PendingTransaction | None:
+        """Take a transaction out; those of its sender behind it wait for the gap to close.
+
+        With `is_decided` no gap opens: `set_base` follows.
+        """
+        entry = self._entries.pop(transaction_hash, None)
+        if entry is None:
+            return None
+        self._training.pop(transaction_hash, None)
+        self._unsent.pop(transaction_hash, None)
+        self.bytes -= len(entry.raw)
+        self.payload_bytes -= entry.payload_size
+        record = self._senders[entry.sender]
+        record.spending -= entry.spending
+        del record.by_nonce[entry.nonce]
+        if not is_decided and record.base <= entry.nonce < record.next:
+            self.ready_count -= record.next - entry.nonce
+            record.next = entry.nonce
+        if not record.by_nonce:
+            self.ready_count -= record.ready_count
+            del self._senders[entry.sender]
+        return entry
+
+    def set_base(self, sender: Address, account_nonce: int) -> list[PendingTransaction]:
+        """Take note of a sender's nonce after a decided block.
+
+        Returns
+        -------
+        list of PendingTransaction
+            Those whose nonce has passed; they are taken out.
+        """
+        record = self._senders.get(sender)
+        if record is None:
+            return []
+        self.ready_count -= record.ready_count
+        record.base = account_nonce
+        record.next = max(record.next, account_nonce)
+        self.ready_count += record.ready_count
+        self._advance(record)
+        passed = [entry for nonce, entry in record.by_nonce.items() if nonce < account_nonce]
+        for entry in passed:
+            self.remove(entry.hash, is_decided=True)
+        return passed
+
+    def get_last(self, sender: Address) -> PendingTransaction | None:
+        """Return the pending transaction of a sender with the highest nonce."""
+        record = self._senders.get(sender)
+        return None if record is None else record.by_nonce[max(record.by_nonce)]
+
+    def reap(self, bytes_max: int, count_max: int) -> list[PendingTransaction]:
+        """Return ready transactions for a block, in the order of arrival as nonces allow.
+
+        Parameters
+        ----------
+        bytes_max : int
+            The most bytes they may take in the block, `ENTRY_OVERHEAD_BYTES` each included.
+        count_max : int
+            The most transactions.
+        """
+        reaped: list[PendingTransaction] = []
+        # The nonce each sender's next transaction must have; None once one did not fit.
+        due: dict[Address, int | None] = {}
+        left = bytes_max
+        for entry in self._entries.values():
+            if len(reaped) >= count_max:
+                break
+            expected = due.get(entry.sender, self._senders[entry.sender].base)
+            if expected is None or entry.nonce != expected:
+                # One that arrived before a lower nonce follows right behind it, below.
+                continue
+            by_nonce = self._senders[entry.sender].by_nonce
+            following: PendingTransaction | None = entry
+            while following is not None and len(reaped) < count_max:
+                size = len(following.raw) + ENTRY_OVERHEAD_BYTES
+                if size > left:
+                    due[entry.sender] = None
+                    break
+                left -= size
+                reaped.append(following)
+                expected += 1
+                due[entry.sender] = expected
+                following = by_nonce.get(expected)
+                if following is not None and following.arrival > entry.arrival:
+                    # Its own turn comes.
+                    break
+        return reaped
+
+    def take_unsent(
+        self, bytes_max: int, count_max: int, riding_bytes_max: int
+    ) -> list[PendingTransaction]:
+        """Return transactions that no call has returned before, in the order of arrival.
+
+        Parameters
+        ----------
+        bytes_max : int
+            The most bytes of them and of the payloads that ride along; the first may have more.
+        count_max : int
+            The most transactions.
+        riding_bytes_max : int
+            Payloads up to this size ride along.
+        """
+        taken: list[PendingTransaction] = []
+        size = 0
+        for entry in self._unsent.values():
+            size += len(entry.raw)
+            size += entry.payload_size if entry.payload_size <= riding_bytes_max else 0
+            if len(taken) >= count_max or (taken and size > bytes_max):
+                break
+            taken.append(entry)
+        for entry in taken:
+            del self._unsent[entry.hash]
+        return taken
+
+    def _advance(self, record: SenderRecord) -> None:
+        start = record.next
+        while record.next in record.by_nonce:
+            record.next += 1
+        self.ready_count += record.next - start
+
+
+def _full(why: str) -> TransactionError:
+    return TransactionError(
+        ErrorCode.MEMPOOL_FULL,
+        f"The node has no room for further pending transactions ({why}): try again in a moment.",
+    )
