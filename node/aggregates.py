@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import structlog
 import trio
+from quorate.chain.errors import PendingError
+from quorate.chain.ids import Hash
 
 from aggregation import compute_cost
 from ledger.aggregates import AggregateInputs, AggregateOutput
-from quorate.chain.errors import PendingError
-from quorate.chain.ids import Hash
 
 CACHED_MAX = 8
 """Results remembered; candidates of one height rarely differ in their aggregates."""
@@ -69,10 +69,10 @@ class BackgroundAggregates:
         return None
 
     async def run(self) -> None:
-        """Compute until cancelled. A computation in progress is left to its thread."""
+        """Compute until cancelled, and until the computation in progress is done."""
         async for job in self._jobs:
             try:
-                result = await trio.to_thread.run_sync(job.compute, abandon_on_cancel=True)
+                result = await trio.to_thread.run_sync(job.compute)
                 self._keep(job.key, result)
             except PendingError as error:
                 self._pending[job.key] = error

@@ -28,9 +28,7 @@ class PartSet:
             return False
         self.parts[part.index] = part
         if len(self.parts) == self.block_id.part_count:
-            self.raw = b"".join(
-                self.parts[index].data for index in range(self.block_id.part_count)
-            )
+            self.raw = b"".join(self.parts[index].data for index in range(self.block_id.part_count))
         return True
 
     @property

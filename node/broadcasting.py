@@ -6,6 +6,11 @@ A message is relayed to the linked peers that are not linked with the peer it ca
 mesh to nobody, in any connected network to everybody in the end.
 """
 
+from quorate.chain.codec import encode
+from quorate.chain.evidence import DuplicateVoteEvidence
+from quorate.chain.ids import Hash, Height
+from quorate.chain.vote import Proposal, Vote
+
 from node.block_assembly import PartSet
 from node.messages import (
     EvidenceMessage,
@@ -17,10 +22,6 @@ from node.messages import (
     encode_message,
 )
 from p2p.network import Network, PeerId, Priority
-from quorate.chain.codec import encode
-from quorate.chain.evidence import DuplicateVoteEvidence
-from quorate.chain.ids import Hash, Height
-from quorate.chain.vote import Proposal, Vote
 
 PARTS_PER_REPAIR_MAX = 16
 """Parts sent to a peer in answer to one status."""
@@ -79,7 +80,9 @@ class Broadcaster:
         """Send evidence to all."""
         self._send(EvidenceMessage((encode(evidence),)))
 
-    def relay(self, message: Vote | Proposal | PartMessage | EvidenceMessage, sender: PeerId) -> None:
+    def relay(
+        self, message: Vote | Proposal | PartMessage | EvidenceMessage, sender: PeerId
+    ) -> None:
         """Pass a peer's message on to the linked peers that `sender` is not linked with."""
         targets = self.get_relay_targets(sender)
         if not targets:
@@ -102,9 +105,7 @@ class Broadcaster:
         if known is None:
             reached = self._neighbours.get(sender, frozenset())
             known = frozenset(
-                peer
-                for peer, name in self._names.items()
-                if peer != sender and name not in reached
+                peer for peer, name in self._names.items() if peer != sender and name not in reached
             )
             self._reached[sender] = known
         return known

@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 import structlog
 import trio
+from quorate.chain.codec import decode
+from quorate.chain.errors import DecodeError
+from quorate.chain.ids import Height
+from quorate.chain.parameters import BLOCK_BYTES_MAX
 
 from node.messages import (
     BLOCKS_PER_ANSWER_MAX,
@@ -21,10 +25,6 @@ from node.messages import (
     encode_message,
 )
 from p2p.network import RESPONSE_BYTES_MAX, Network, PeerId, RequestFailed
-from quorate.chain.codec import decode
-from quorate.chain.errors import DecodeError
-from quorate.chain.ids import Height
-from quorate.chain.parameters import BLOCK_BYTES_MAX
 
 WINDOW_BLOCKS = 512
 """How many blocks ahead of the chain are fetched."""

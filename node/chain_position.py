@@ -7,7 +7,6 @@ decided block makes a new one.
 from dataclasses import dataclass
 
 from msgspec import Struct
-
 from quorate.chain.block import Header
 from quorate.chain.codec import decode, encode
 from quorate.chain.genesis import Genesis

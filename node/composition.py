@@ -10,10 +10,15 @@ from dataclasses import dataclass
 
 import structlog
 import trio
+from quorate.chain.codec import decode
+from quorate.chain.errors import StorageError
+from quorate.chain.genesis import Genesis
+from quorate.chain.ids import Hash
+from quorate.chain.validators import VALIDATORS_MAX
+from quorate.chain.vote import Commit
 
 from consensus.driver import Driver
 from consensus.timeouts import TimeoutConfig
-from consensus.verifier import SignatureVerifier
 from ledger.genesis import build_genesis_state, compute_genesis_roots
 from ledger.state import State, compute_bucket
 from node.admission import LedgerDoor
@@ -32,9 +37,10 @@ from node.consensus_runner import ConsensusParts, ConsensusRunner, EmptyBlocks
 from node.errors import GenesisError
 from node.events import EventBus
 from node.evidence_pool import EvidencePool
-from node.executor import ExecutedBlock, Executor
+from node.executor import Executor
 from node.judging import Judge
-from node.mempool import Mempool, TransactionVerifier
+from node.mempool.mempool import Mempool
+from node.mempool.verifier import TransactionVerifier
 from node.metrics import Metrics
 from node.payload_exchange import PayloadExchange
 from node.proposing import Proposer
@@ -44,12 +50,7 @@ from node.retention import Retention
 from node.serving import Server
 from node.signer import Signer
 from node.transaction_gossip import TransactionGossip
-from p2p.network import Network
-from quorate.chain.codec import decode
-from quorate.chain.errors import StorageError
-from quorate.chain.genesis import Genesis
-from quorate.chain.validators import VALIDATORS_MAX
-from quorate.chain.vote import Commit
+from p2p.network import Network, PeerId, TaskStatus
 from store.chain_store import ChainStore
 from store.database import Database
 from store.payload_contract import Payloads
@@ -140,36 +141,48 @@ class Node:
         self._network = network
         initialize_storage(storage.chain, genesis)
         state = State(storage.chain, genesis)
-        position = load_position(storage.chain, genesis, state)
-        verifier = TransactionVerifier(genesis.chain_id, config.mempool.cache_max)
+        position = load_position(storage.chain, state)
+        verifier = TransactionVerifier(genesis.chain_id)
         self._aggregates = BackgroundAggregates()
         executor = Executor(
             genesis, storage.chain, storage.payloads, state, position, verifier, self._aggregates
         )
         mempool = Mempool(
             config.mempool,
-            verifier,
-            LedgerDoor(executor, storage.payloads, now_ms),
+            genesis.chain_id,
+            LedgerDoor(executor, storage.chain, storage.payloads, now_ms),
             storage.journal,
-            now_ms,
+            trio.current_time,
+            verifier=verifier,
+            report=lambda peer, penalty, reason: network.report(PeerId(peer), penalty, reason),
+            want_payload=self._want_payload,
         )
-        retention = Retention(
+        self._retention = Retention(
             storage.journal,
             storage.payloads,
-            lambda payload: state.is_payload_needed(payload) or mempool.needs_payload(payload),
+            state.is_payload_needed,
+            lambda: frozenset(
+                entry.payload_hash
+                for entry in mempool.iterate_older_than(0)
+                if entry.payload_hash is not None
+            ),
         )
         evidence, assembly = EvidencePool(), BlockAssembly()
         broadcaster, self._catch_up = Broadcaster(network), CatchUp(network)
         self._catch_up.advance(position.height)
         self._exchange = PayloadExchange(
-            network, storage.payloads, config.storage.payload_bytes_max
+            network,
+            storage.payloads,
+            config.storage.payload_bytes_max,
+            mempool.receive_payload,
         )
         judge = Judge(executor, assembly, self._exchange, self._aggregates)
         driver = Driver(
             genesis.chain_id,
             signer.key.address if signer is not None else None,
             make_timeouts(config),
-            SignatureVerifier(genesis.chain_id),
+            last_height=position.height,
+            validators=position.validators,
         )
         proposer = None
         if signer is not None:
@@ -184,9 +197,9 @@ class Node:
             )
         metrics, events = Metrics(genesis.chain_id), EventBus()
         self._gossip = TransactionGossip(
-            network, mempool, broadcaster, self._exchange, config.mempool
+            network, mempool, storage.payloads, broadcaster, config.mempool
         )
-        reporter = Reporter(events, metrics, mempool, retention, self._gossip)
+        reporter = Reporter(events, metrics, mempool, self._retention)
         self._runner = ConsensusRunner(
             ConsensusParts(
                 driver=driver,
@@ -199,7 +212,7 @@ class Node:
                 proposer=proposer,
                 catch_up=self._catch_up,
                 evidence=evidence,
-                has_transactions=lambda: mempool.count > 0,
+                has_transactions=lambda: mempool.ready_count > 0,
                 on_decided=reporter.on_decided,
                 on_round=reporter.on_round,
                 now_ms=now_ms,
@@ -220,12 +233,11 @@ class Node:
                 catch_up=self._catch_up,
                 evidence=evidence,
                 gossip=self._gossip,
-                server=Server(storage.chain, storage.payloads, mempool),
+                server=Server(storage.chain, storage.payloads, self._gossip),
                 store=storage.chain,
                 now_ms=now_ms,
             )
         )
-        self._retention = retention
         self._mempool = mempool
         self.services = NodeServices(
             config=config,
@@ -243,9 +255,7 @@ class Node:
             now_ms=now_ms,
         )
 
-    async def run(
-        self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
-    ) -> None:
+    async def run(self, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled; started once the network listens.
 
         Raises
@@ -255,9 +265,14 @@ class Node:
         StorageError, InvariantError
             If the node must stop; in an exception group.
         """
-        await self._mempool.restore()
+        restored = await self._mempool.restore()
         swept = self._retention.sweep()
-        _log.info("starting", height=self.services.executor.position.height, swept=swept)
+        _log.info(
+            "starting",
+            height=self.services.executor.position.height,
+            swept=swept,
+            restored=restored,
+        )
         async with trio.open_nursery() as nursery:
             await nursery.start(self._run_network)
             nursery.start_soon(self._aggregates.run)
@@ -268,7 +283,10 @@ class Node:
             nursery.start_soon(self._runner.run)
             task_status.started()
 
-    async def _run_network(self, *, task_status: trio.TaskStatus[None]) -> None:
+    def _want_payload(self, payload_hash: Hash, size: int, peer: str) -> None:
+        self._exchange.want(payload_hash, size, PeerId(peer))
+
+    async def _run_network(self, *, task_status: TaskStatus) -> None:
         await self._network.run(self._reactor, task_status=task_status)
 
     async def _watch_mempool(self) -> None:
@@ -317,7 +335,7 @@ def initialize_storage(chain: ChainStore, genesis: Genesis) -> None:
         )
 
 
-def load_position(chain: ChainStore, genesis: Genesis, state: State) -> ChainPosition:
+def load_position(chain: ChainStore, state: State) -> ChainPosition:
     """Return where the stored chain stands.
 
     Raises

@@ -16,6 +16,12 @@ from dataclasses import dataclass
 
 import structlog
 import trio
+from quorate.chain.codec import decode
+from quorate.chain.errors import CommitError, DecodeError
+from quorate.chain.ids import Height, Round
+from quorate.chain.parameters import BLOCK_BYTES_MAX
+from quorate.chain.validators import VALIDATORS_MAX
+from quorate.chain.vote import BlockId, Commit, verify_commit
 
 from consensus.driver import Driver
 from consensus.effects import (
@@ -52,13 +58,7 @@ from node.proposing import Proposer
 from node.recovery import find_outstanding_effects, read_inputs
 from node.signer import Signer
 from p2p.network import PeerId
-from quorate.chain.codec import decode
-from quorate.chain.errors import CommitError, DecodeError
-from quorate.chain.ids import Height, Round
-from quorate.chain.parameters import BLOCK_BYTES_MAX
-from quorate.chain.validators import VALIDATORS_MAX
-from quorate.chain.vote import BlockId, Commit, verify_commit
-from store.write_ahead_log import WriteAheadLog
+from store.segmented_log import SegmentedLog
 
 INBOX_MAX = 16_384
 """Items from peers that wait for the loop; more are dropped and repaired by status exchange."""
@@ -104,7 +104,7 @@ class ConsensusParts:
     executor: Executor
     assembly: BlockAssembly
     signer: Signer | None
-    log: WriteAheadLog
+    log: SegmentedLog
     broadcaster: Broadcaster
     judge: Judge
     proposer: Proposer | None
@@ -443,7 +443,7 @@ class ConsensusRunner:
         for item in inputs:
             effects.extend(self._driver.receive(item))
         _log.info("replayed", inputs=len(inputs), height=self._driver.height)
-        address = self._parts.signer.address if self._parts.signer is not None else None
+        address = self._parts.signer.key.address if self._parts.signer is not None else None
         outstanding = find_outstanding_effects(inputs, effects, self._driver.round, address)
         for effect in outstanding:
             own = self._perform(effect, None)

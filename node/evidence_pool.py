@@ -31,7 +31,7 @@ class EvidencePool:
 
     def reap(self, count_max: int, bytes_max: int) -> tuple[DuplicateVoteEvidence, ...]:
         """Return evidence for a block, oldest first."""
-        taken = []
+        taken: list[DuplicateVoteEvidence] = []
         for evidence in self._pending.values():
             bytes_max -= len(encode(evidence))
             if len(taken) >= count_max or bytes_max < 0:

@@ -11,11 +11,6 @@ from functools import partial
 
 import structlog
 import trio
-
-from ledger.execution import AggregateSource, BlockContext, BlockExecution, ExecutionResult
-from ledger.state import State, compute_bucket
-from node.chain_position import POSITION_DOCUMENT, ChainPosition, decode_position
-from node.mempool.verifier import TransactionVerifier
 from quorate.chain.block import (
     APP_VERSION,
     BLOCK_VERSION,
@@ -43,6 +38,12 @@ from quorate.chain.ids import Address, Hash
 from quorate.chain.merkle import EMPTY_ROOT, compute_root
 from quorate.chain.transaction import SignedTransaction
 from quorate.chain.vote import BlockId, Commit, verify_commit
+
+from ledger.execution import AggregateSource, BlockContext, BlockExecution, ExecutionResult
+from ledger.queries import get_finalizations_due
+from ledger.state import State, compute_bucket
+from node.chain_position import POSITION_DOCUMENT, ChainPosition, decode_position
+from node.mempool.verifier import TransactionVerifier
 from store.chain_store import ChainStore, DecidedBlock
 from store.payload_contract import Payloads
 
@@ -137,9 +138,7 @@ class Executor:
         """Return an executed candidate of the next height."""
         return self._results.get(block_hash)
 
-    async def build(
-        self, proposer: Address, now_ms: int, contents: BlockContents
-    ) -> ExecutedBlock:
+    async def build(self, proposer: Address, now_ms: int, contents: BlockContents) -> ExecutedBlock:
         """Make the next block: execute, leave out what is refused, fill in the roots.
 
         Parameters
@@ -425,10 +424,12 @@ class Executor:
         return None if raw is None else decode(Block, raw, len(raw)).header
 
     async def _verify_transactions(self, block: Block) -> list[tuple[Hash, SignedTransaction]]:
-        try:
-            return await self._verifier.check_many(block.transactions)
-        except TransactionError as error:
-            raise BlockError(f"a transaction of the block: {error}") from error
+        verified = []
+        for index, answer in enumerate(await self._verifier.check_many(block.transactions)):
+            if isinstance(answer, TransactionError):
+                raise BlockError(f"transaction {index}: {answer}")
+            verified.append(answer)
+        return verified
 
 
 def _validate_roots(header: Header, result: ExecutionResult) -> None:

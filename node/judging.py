@@ -7,14 +7,14 @@ nil meanwhile.
 
 import structlog
 import trio
+from quorate.chain.errors import BlockError, InvariantError, PendingError
+from quorate.chain.ids import Hash
+from quorate.chain.vote import BlockId, Commit
 
 from node.aggregates import BackgroundAggregates
 from node.block_assembly import BlockAssembly, PartSet
 from node.executor import ExecutedBlock, Executor
 from node.payload_exchange import PayloadExchange
-from quorate.chain.errors import BlockError, InvariantError, PendingError
-from quorate.chain.ids import Hash
-from quorate.chain.vote import BlockId, Commit
 
 RETRY_S = 0.02
 """How long to wait when something is pending that nobody announces."""

@@ -11,14 +11,14 @@ from hashlib import sha256
 from typing import Annotated
 
 from msgspec import Meta, Struct
-
-from consensus.status import RoundStatus
-from p2p.network import BODY_BYTES_MAX, REQUEST_BYTES_MAX, STATUS_BYTES_MAX
 from quorate.chain.block import PARTS_MAX, BlockPart
 from quorate.chain.codec import decode, encode
 from quorate.chain.ids import Uint64, WireHash, WireHeight
 from quorate.chain.transaction import TRANSACTION_BYTES_MAX
 from quorate.chain.vote import Proposal, Vote
+
+from consensus.status import RoundStatus
+from p2p.network import BODY_BYTES_MAX, REQUEST_BYTES_MAX, STATUS_BYTES_MAX
 
 VOTES_PER_MESSAGE_MAX = 256
 TRANSACTIONS_PER_MESSAGE_MAX = 2048
@@ -72,9 +72,7 @@ class TransactionsMessage(Struct, array_like=True, frozen=True, forbid_unknown_f
     ]
 
 
-class PendingHashesMessage(
-    Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=5
-):
+class PendingHashesMessage(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=5):
     """Hashes of transactions that have been pending for a while: who lacks one asks for it."""
 
     hashes: Annotated[tuple[WireHash, ...], Meta(min_length=1, max_length=HASHES_PER_MESSAGE_MAX)]
@@ -83,9 +81,7 @@ class PendingHashesMessage(
 class EvidenceMessage(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=6):
     """Encoded evidence of misbehaviour."""
 
-    evidence: Annotated[
-        tuple[bytes, ...], Meta(min_length=1, max_length=EVIDENCE_PER_MESSAGE_MAX)
-    ]
+    evidence: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=EVIDENCE_PER_MESSAGE_MAX)]
 
 
 Message = (
@@ -117,9 +113,7 @@ class NodeStatus(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tru
     round_status: RoundStatus | None
     parts: tuple[PartsStatus, ...]
     neighbours: Annotated[
-        tuple[
-            Annotated[bytes, Meta(min_length=NEIGHBOUR_BYTES, max_length=NEIGHBOUR_BYTES)], ...
-        ],
+        tuple[Annotated[bytes, Meta(min_length=NEIGHBOUR_BYTES, max_length=NEIGHBOUR_BYTES)], ...],
         Meta(max_length=NEIGHBOURS_MAX),
     ]
 

@@ -6,17 +6,18 @@ Never keeps bytes whose hash differs from the one asked for.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 import structlog
 import trio
-
-from node.messages import RANGE_BYTES_MAX, GetPayloadRange, RangeAnswer, encode_message
-from p2p.network import RESPONSE_BYTES_MAX, Network, PeerId, RequestFailed
 from quorate.chain.codec import decode
 from quorate.chain.errors import DecodeError
 from quorate.chain.ids import Hash
+
+from node.messages import RANGE_BYTES_MAX, GetPayloadRange, RangeAnswer, encode_message
+from p2p.network import RESPONSE_BYTES_MAX, Network, PeerId, RequestFailed
 from store.payload_contract import Payloads
 
 WANTED_MAX = 4096
@@ -50,12 +51,21 @@ class PayloadExchange:
         Where verified payloads are kept.
     payload_bytes_max : int
         The most bytes a payload may have.
+    on_stored : callable
+        Told the hash of each payload that was pulled and stored.
     """
 
-    def __init__(self, network: Network, payloads: Payloads, payload_bytes_max: int) -> None:
+    def __init__(
+        self,
+        network: Network,
+        payloads: Payloads,
+        payload_bytes_max: int,
+        on_stored: Callable[[Hash], object],
+    ) -> None:
         self._network = network
         self._payloads = payloads
         self._bytes_max = payload_bytes_max
+        self._on_stored = on_stored
         self._wanted: dict[Hash, _Wanted] = {}
         self._send_queue, self._receive_queue = trio.open_memory_channel[Hash](WANTED_MAX)
 
@@ -116,6 +126,7 @@ class PayloadExchange:
                 data = await self._pull_from(peer, payload_hash, wanted.size)
                 if data is not None:
                     self._payloads.put_expected(payload_hash, data)
+                    self._on_stored(payload_hash)
                     return
             wanted.attempts += 1
             await trio.sleep(RETRY_DELAY_S)

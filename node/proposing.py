@@ -6,15 +6,10 @@ in order of arrival. Never signs a proposal and never decides whose turn it is.
 
 from collections.abc import Callable
 
-from ledger.queries import get_account
-from node.evidence_pool import EvidencePool
-from node.executor import BlockContents, ExecutedBlock, Executor
-from node.judging import Judge
-from node.mempool import Mempool
 from quorate.chain.block import EVIDENCE_PER_BLOCK_MAX, TRANSACTIONS_PER_BLOCK_MAX
+from quorate.chain.codec import encode
 from quorate.chain.errors import BlockError, PendingError
 from quorate.chain.evidence import DuplicateVoteEvidence
-from quorate.chain.codec import encode
 from quorate.chain.ids import Hash
 from quorate.chain.keys import PrivateKey
 from quorate.chain.transaction import (
@@ -26,6 +21,12 @@ from quorate.chain.transaction import (
     decode_transaction,
     sign_transaction,
 )
+
+from ledger.queries import get_account
+from node.evidence_pool import EvidencePool
+from node.executor import BlockContents, ExecutedBlock, Executor
+from node.judging import Judge
+from node.mempool.mempool import Mempool
 
 EVIDENCE_SHARE = 8
 """At most one part in so many of a block's bytes is evidence."""
@@ -92,7 +93,7 @@ class Proposer:
     def _finalizations(self) -> list[tuple[Hash, bytes, SignedTransaction]]:
         """Return a transaction for each frozen round; those not aggregated yet are left out."""
         nonce = get_account(self._executor.state, self._key.address).nonce
-        made = []
+        made: list[tuple[Hash, bytes, SignedTransaction]] = []
         for task_id, training_round in self._executor.finalizations_due:
             body = FinalizeTrainingRound(task_id, training_round)
             transaction = Transaction(

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
+from quorate.chain.errors import BlockError, DecodeError
+from quorate.chain.ids import Height
 
 from consensus.driver import Driver
 from consensus.inputs import ProposalReceived, VoteReceived
@@ -36,8 +38,6 @@ from node.messages import (
 from node.serving import Server
 from node.transaction_gossip import TransactionGossip
 from p2p.network import Network, PeerId, Priority
-from quorate.chain.errors import BlockError, DecodeError
-from quorate.chain.ids import Height
 from store.chain_store import ChainStore
 
 MALFORMED_PENALTY = 50
@@ -77,7 +77,6 @@ class Reactor:
         """Begin to exchange statuses."""
         _log.info("peer_connected", peer=peer)
         self._parts.broadcaster.on_peer_connected(peer)
-        self._parts.gossip.on_peer_connected(peer)
         self._parts.network.send_status_now()
 
     def on_peer_disconnected(self, peer: PeerId) -> None:

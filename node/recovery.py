@@ -5,7 +5,9 @@ effect: the consensus loop does.
 """
 
 from collections.abc import Sequence
-from typing import Protocol
+
+from quorate.chain.errors import DecodeError, StorageError
+from quorate.chain.ids import Address, Height
 
 from consensus.effects import (
     Broadcast,
@@ -27,19 +29,10 @@ from consensus.inputs import (
     VoteReceived,
     decode_input,
 )
-from quorate.chain.errors import DecodeError, StorageError
-from quorate.chain.ids import Address, Height
+from store.segmented_log import SegmentedLog
 
 
-class RecordLog(Protocol):
-    """The part of the write-ahead log that a restart reads."""
-
-    def records_since_mark(self, height: int) -> Sequence[bytes]:
-        """Return the records after the end-of-height marker of `height`."""
-        ...
-
-
-def read_inputs(log: RecordLog, height: Height, next_height: Height) -> list[Input]:
+def read_inputs(log: SegmentedLog, height: Height, next_height: Height) -> list[Input]:
     """Return the logged inputs of the height in progress, from its StartHeight on.
 
     Raises
@@ -47,6 +40,10 @@ def read_inputs(log: RecordLog, height: Height, next_height: Height) -> list[Inp
     StorageError
         If a record is no input of this version.
     """
+    if log.last_mark is None or log.last_mark < height:
+        # At genesis, after the log was moved away, or when a crash came between the block and
+        # its marker: whatever the log holds belongs to heights that are decided.
+        log.mark(height)
     inputs: list[Input] = []
     for raw in log.records_since_mark(height):
         try:

@@ -7,6 +7,7 @@ a restart knows it. Never drops what the state or a pending transaction needs: i
 from collections.abc import Callable, Iterable
 
 from quorate.chain.ids import HASH_BYTES, Hash
+
 from store.database import Batch, Database
 from store.payload_contract import Payloads
 
@@ -27,14 +28,21 @@ class Retention:
         Where payloads are dropped.
     is_needed : callable
         Whether a payload is still needed; asked at the last moment.
+    get_pending : callable
+        The payloads that pending transactions name.
     """
 
     def __init__(
-        self, database: Database, payloads: Payloads, is_needed: Callable[[Hash], bool]
+        self,
+        database: Database,
+        payloads: Payloads,
+        is_needed: Callable[[Hash], bool],
+        get_pending: Callable[[], frozenset[Hash]],
     ) -> None:
         self._database = database
         self._payloads = payloads
         self._is_needed = is_needed
+        self._get_pending = get_pending
 
     def release(self, payload_hashes: Iterable[Hash], due_ms: int) -> None:
         """Let payloads go at a block time, in milliseconds."""
@@ -49,9 +57,12 @@ class Retention:
         batch = Batch()
         dropped = 0
         stop = _PREFIX + time_ms.to_bytes(_TIME_BYTES, "big")
+        pending: frozenset[Hash] | None = None
         for key, _ in self._database.iterate(_PREFIX, stop):
             payload_hash = Hash(key[-HASH_BYTES:])
-            if not self._is_needed(payload_hash) and self._payloads.delete(payload_hash):
+            pending = self._get_pending() if pending is None else pending
+            is_needed = self._is_needed(payload_hash) or payload_hash in pending
+            if not is_needed and self._payloads.delete(payload_hash):
                 dropped += 1
             batch.delete(key)
             if len(batch.operations) >= DROPPED_PER_BLOCK_MAX:
@@ -61,9 +72,10 @@ class Retention:
         return dropped
 
     def sweep(self) -> int:
-        """Drop every payload that neither the state nor the queue knows; at start."""
+        """Drop every payload that neither the state, the queue nor the mempool knows; at start."""
         stop = _PREFIX + b"\xff" * (_TIME_BYTES + HASH_BYTES)
         retained = {key[-HASH_BYTES:] for key, _ in self._database.iterate(_PREFIX, stop)}
+        kept = retained | self._get_pending()
         return self._payloads.sweep(
-            lambda payload_hash: payload_hash in retained or self._is_needed(Hash(payload_hash))
+            lambda payload_hash: payload_hash in kept or self._is_needed(Hash(payload_hash))
         )

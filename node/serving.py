@@ -7,6 +7,8 @@ further than its type, and reads only what is decided, verified or pending.
 from typing import Protocol, assert_never
 
 import trio
+from quorate.chain.errors import DecodeError
+from quorate.chain.ids import Hash
 
 from node.messages import (
     RANGE_BYTES_MAX,
@@ -24,8 +26,6 @@ from node.messages import (
     encode_message,
 )
 from p2p.network import PeerId, RequestRefused
-from quorate.chain.errors import DecodeError
-from quorate.chain.ids import Hash
 from store.chain_store import ChainStore
 from store.payload_contract import Payloads
 
@@ -34,7 +34,7 @@ BLOCKS_BETWEEN_CHECKPOINTS = 16
 
 
 class PendingTransactions(Protocol):
-    """Where pending transactions are looked up."""
+    """Where pending transactions are looked up: `node.transaction_gossip.TransactionGossip`."""
 
     def get_entry(self, transaction_hash: Hash) -> TransactionEntry | None:
         """Return a pending transaction with its payload if it is small."""
@@ -54,9 +54,7 @@ class Server:
         The mempool's.
     """
 
-    def __init__(
-        self, store: ChainStore, payloads: Payloads, pending: PendingTransactions
-    ) -> None:
+    def __init__(self, store: ChainStore, payloads: Payloads, pending: PendingTransactions) -> None:
         self._store = store
         self._payloads = payloads
         self._pending = pending

@@ -1,0 +1,109 @@
+"""What follows from a decided block inside the node: mempool, retention, events, figures.
+
+Owns the order of these steps and the content of events. Never delays consensus: everything here
+returns at once.
+"""
+
+import structlog
+from quorate.chain.receipt import RoundReceipt
+from quorate.chain.vote import Commit
+
+from node.events import EventBus, EventType
+from node.executor import ExecutedBlock
+from node.mempool.mempool import Mempool
+from node.metrics import Metrics
+from node.retention import Retention
+from node.views import to_object
+
+_log = structlog.get_logger("chain")
+
+
+class Reporter:
+    """Tells the rest of the node what was decided.
+
+    Parameters
+    ----------
+    events : EventBus
+        Where clients listen.
+    metrics : Metrics
+        Figures for operators.
+    mempool : Mempool
+        Follows the decided transactions.
+    retention : Retention
+        Takes over released payloads.
+    """
+
+    def __init__(
+        self,
+        events: EventBus,
+        metrics: Metrics,
+        mempool: Mempool,
+        retention: Retention,
+    ) -> None:
+        self._events = events
+        self._metrics = metrics
+        self._mempool = mempool
+        self._retention = retention
+
+    def on_decided(self, executed: ExecutedBlock, commit: Commit) -> None:
+        """Follow a decided block, once it is durable and the state shows it."""
+        header, result = executed.block.header, executed.result
+        self._mempool.update(
+            header.height,
+            executed.transaction_hashes,
+            has_closed_training_round=bool(result.receipts.rounds),
+        )
+        due_ms = header.time_ms + result.parameters.payload_retain_ms
+        self._retention.release(result.released_payloads, due_ms)
+        self._retention.drop_due(header.time_ms)
+        block_hash = commit.block_id.hash
+        _log.info(
+            "decided",
+            height=header.height,
+            round=commit.round,
+            transactions=len(executed.transaction_hashes),
+            hash=block_hash.hex()[:16],
+            model_root=header.model_root.hex()[:16],
+        )
+        height = str(header.height)
+        self._events.publish(
+            EventType.BLOCK,
+            {
+                "height": height,
+                "hash": block_hash.hex(),
+                "time_ms": str(header.time_ms),
+                "transactions": len(executed.transaction_hashes),
+                "model_root": header.model_root.hex(),
+                "proposer": header.proposer.hex(),
+            },
+        )
+        for receipt in result.receipts.rounds:
+            self._publish_round(height, receipt)
+        for transaction_hash in executed.transaction_hashes:
+            self._events.publish(
+                EventType.TRANSACTION,
+                {"height": height, "hash": transaction_hash.hex(), "status": "decided"},
+                transaction_hash=transaction_hash,
+            )
+        self._metrics.on_decided(executed, commit)
+
+    def on_round(self, height: int, round_: int) -> None:
+        """Take note of a consensus round; those after the first are told."""
+        self._metrics.on_round(height, round_)
+        if round_ > 0:
+            _log.info("new_round", height=height, round=round_)
+            self._events.publish(EventType.ROUND, {"height": str(height), "round": round_})
+
+    def _publish_round(self, height: str, receipt: RoundReceipt) -> None:
+        set_aside = sum(update.is_set_aside for update in receipt.updates)
+        _log.info(
+            "training_round",
+            task=receipt.task_id.hex()[:16],
+            training_round=receipt.training_round,
+            outcome=receipt.outcome.name.lower(),
+            updates=len(receipt.updates),
+            set_aside=set_aside,
+            weights_root=receipt.weights_root.hex()[:16],
+        )
+        self._events.publish(EventType.TRAINING_ROUND, {"height": height, **to_object(receipt)})
+        self._metrics.on_training_round(receipt)
