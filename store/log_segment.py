@@ -181,8 +181,7 @@ def was_durable(header: Header, data: bytes, offset: int) -> bool:
         frame = decode_frame(header, data, position)
         if frame is not None and frame.synced > offset:
             return True
-        # Inside an intact frame there is nothing to find but bytes that imitate one.
-        position = data.find(header.salt, position + 1 if frame is None else frame.end)
+        position = data.find(header.salt, position + 1)
     return False
 
 

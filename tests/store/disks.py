@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
-from store.database import Database, LevelDatabase, MemoryDatabase
+from store.database import Batch, Database, LevelDatabase, MemoryDatabase
 from store.memory_payloads import MemoryPayloadStore
 from store.payload_contract import Payloads
 from store.payloads import PayloadStore
@@ -122,6 +122,18 @@ class MemoryDisk:
 
     def close(self) -> None:
         self._database.close()
+
+
+class ObservedDatabase(MemoryDatabase):
+    """Remembers of each batch whether it was synced."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.syncs: list[bool] = []
+
+    def write(self, batch: Batch, *, sync: bool) -> None:
+        self.syncs.append(sync)
+        super().write(batch, sync=sync)
 
 
 class PayloadDisk(Protocol):

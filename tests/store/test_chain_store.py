@@ -16,7 +16,7 @@ from store.chain_store import ChainStore, DecidedBlock
 from store.database import Batch, Database, LevelDatabase, MemoryDatabase
 from store.documents import DOCUMENT_BYTES_MAX, DOCUMENT_NAME_BYTES_MAX, DOCUMENTS_MAX
 from store.errors import DatabaseDamaged, DiskFull, FormatUnknown
-from tests.store.disks import DatabaseDisk
+from tests.store.disks import DatabaseDisk, ObservedDatabase
 
 State = Mapping[bytes, bytes | None]
 
@@ -311,6 +311,17 @@ def test_pruning_goes_on_after_a_crash(monkeypatch: pytest.MonkeyPatch) -> None:
         fresh.commit(make_block(height))
     fresh.prune(15)
     assert get_everything(after._database) == get_everything(fresh._database)
+
+
+def test_a_decided_block_is_one_synced_batch() -> None:
+    database = ObservedDatabase()
+    store = start(database)
+    database.syncs.clear()
+    store.commit(make_block(1, 100, {b"key": b"value"}, {"params": b"changed"}))
+    assert database.syncs == [True]
+    store.commit(make_block(2))
+    store.prune(2)
+    assert set(database.syncs) == {True}
 
 
 def test_a_failed_commit_leaves_the_height_before() -> None:

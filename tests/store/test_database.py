@@ -253,6 +253,38 @@ def test_a_changed_byte_in_a_table_never_passes_for_data(tmp_path: Path) -> None
     database.close()
 
 
+def test_a_changed_byte_in_leveldbs_own_log_is_told_with_the_way_out(tmp_path: Path) -> None:
+    database = LevelDatabase(tmp_path)
+    for number in range(20):
+        write(database, (b"%d" % number, bytes(1000)))
+    database.close()
+    (path,) = tmp_path.glob("*.log")
+    path.write_bytes(flip(path.read_bytes(), 10_000))
+    with pytest.raises(DatabaseDamaged, match=WAY_OUT):
+        LevelDatabase(tmp_path)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_leveldb_is_asked_to_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: bool
+) -> None:
+    database = LevelDatabase(tmp_path)
+    level = database._level
+    asked: list[bool] = []
+
+    class Observer:
+        def write_batch(self, *, sync: bool) -> object:
+            asked.append(sync)
+            return level.write_batch(sync=sync)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(database, "_level", Observer())
+        write(database, (b"key", b"value"), sync=sync)
+    assert asked == [sync]
+    assert database.get(b"key") == b"value"
+    database.close()
+
+
 def test_a_refused_opening_leaves_no_lock(tmp_path: Path) -> None:
     fill(tmp_path)
     current = tmp_path / "CURRENT"

@@ -23,7 +23,14 @@ from store.errors import (
 from store.memory_payloads import MemoryPayloadStore
 from store.payload_contract import Payloads
 from store.payloads import STAGED_BYTES_MAX, PayloadStore
-from tests.store.disks import FilePayloadDisk, PayloadDisk, flip, run_python, start_python
+from tests.store.disks import (
+    FilePayloadDisk,
+    ObservedDatabase,
+    PayloadDisk,
+    flip,
+    run_python,
+    start_python,
+)
 
 # The files of these tests begin at 101 bytes.
 SIZES = [0, 1, 99, 100, 101, 102, 5000]
@@ -204,6 +211,25 @@ def test_staging_has_a_limit_of_bytes(tmp_path: Path) -> None:
         payloads.put(number.to_bytes(4, "big") * (size // 4), sync=False)
     assert payloads._staged_bytes == 0
     assert disk.reopen().bytes_total == STAGED_BYTES_MAX
+
+
+def test_staged_payloads_are_one_synced_batch(tmp_path: Path) -> None:
+    database = ObservedDatabase()
+    payloads = PayloadStore(database, tmp_path)
+    for number in range(100):
+        payloads.put(b"%d" % number, sync=False)
+    assert database.syncs == []
+    payloads.sync()
+    payloads.sync()
+    assert database.syncs == [True]
+    payloads.put(b"at once")
+    assert database.syncs == [True, True]
+
+
+def test_a_deleted_payload_is_no_longer_staged(tmp_path: Path) -> None:
+    payloads = PayloadStore(MemoryDatabase(), tmp_path)
+    payloads.delete(payloads.put(bytes(100), sync=False))
+    assert payloads._staged_bytes == 0
 
 
 def test_a_full_batch_of_staged_payloads_fits_the_database(tmp_path: Path) -> None:

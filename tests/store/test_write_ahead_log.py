@@ -3,6 +3,7 @@
 import os
 import signal
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -19,7 +20,14 @@ from store.errors import (
     StorageClosed,
     StorageInaccessible,
 )
-from store.log_segment import FRAME_OVERHEAD_BYTES, HEADER_BYTES, RECORD_BYTES_MAX, encode_header
+from store.log_segment import (
+    FRAME_OVERHEAD_BYTES,
+    HEADER_BYTES,
+    RECORD_BYTES_MAX,
+    Kind,
+    encode_frame,
+    encode_header,
+)
 from store.segment_folder import MemorySegmentFolder
 from store.segmented_log import BUFFER_BYTES_MAX, SegmentedLog
 from store.write_ahead_log import MemoryWriteAheadLog, WriteAheadLog
@@ -288,12 +296,67 @@ def test_a_mark_lets_older_segments_go(log_disk: LogDisk) -> None:
         log.mark(7)
         assert log.segments == range(9, 11)
         assert log_disk.get_indices() == [9, 10]
+        assert log.bytes_total == sum(len(log_disk.read(index)) for index in (9, 10))
         write_synced(log, b"after")
     with log_disk.open() as log:
         assert log.segments == range(9, 12)
         assert list(log.records_since_mark(7)) == [b"after"]
         with pytest.raises(MarkMissing):
             log.records_since_mark(6)
+
+
+def test_filled_segments_survive_a_power_failure() -> None:
+    """Only the last segment may lose anything: a gap before it could not be seen."""
+    records = [b"%d" % number * 60 for number in range(8)]
+    log = MemoryWriteAheadLog(segment_bytes_max=300)
+    for record in records:
+        log.append(record)
+    n_segments = len(log.segments)
+    assert n_segments > 2
+    after = MemoryWriteAheadLog(log.memory.reopen(power_failed=True))
+    held = list(after.records())
+    assert len(held) >= n_segments - 1
+    assert held == records[: len(held)]
+
+
+def test_a_sync_is_one_fdatasync_and_none_without_anything_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = WriteAheadLog(tmp_path / "log")
+    sizes: list[int] = []
+    fdatasync = os.fdatasync
+
+    def observe(descriptor: int) -> None:
+        sizes.append(os.fstat(descriptor).st_size)
+        fdatasync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", observe)
+    log.append(b"one")
+    log.append(b"two")
+    log.flush()
+    assert sizes == []
+    log.sync()
+    log.sync()
+    assert sizes == [log.bytes_total]
+    log.close()
+
+
+def test_closing_a_filled_segment_begins_no_other(log_disk: LogDisk) -> None:
+    with log_disk.open(segment_bytes_max=300) as log:
+        log.append(bytes(300 - HEADER_BYTES - FRAME_OVERHEAD_BYTES))
+        assert log.bytes_total == 300
+    assert log_disk.get_indices() == [1]
+    assert log_disk.open().bytes_total == 300 + FRAME_OVERHEAD_BYTES
+
+
+def test_a_frame_of_an_unknown_kind_is_refused_by_name(log_disk: LogDisk) -> None:
+    log = log_disk.open()
+    write_synced(log, b"one")
+    unknown = cast("Kind", 9)
+    log_disk.crash()
+    log_disk.write(1, log_disk.read(1) + encode_frame(log._header, unknown, b"new", 0))
+    with pytest.raises(FormatUnknown, match="frame of kind 9"):
+        log_disk.open()
 
 
 def test_a_mark_is_durable_before_segments_go() -> None:
@@ -311,6 +374,10 @@ def test_the_log_has_a_limit_of_bytes(log_disk: LogDisk) -> None:
             log.append(b"x" * 100)
         assert 900 < log.bytes_total <= 1000
         assert len(list(log.records())) == 7
+        with pytest.raises(LogFull):
+            while True:
+                log.append(b"")
+        assert log.bytes_total > 1000 - FRAME_OVERHEAD_BYTES
         log.mark(1)
     with log_disk.open(segment_bytes_max=300, log_bytes_max=1000, segments_kept=0) as log:
         log.append(b"x" * 200)
