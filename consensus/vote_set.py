@@ -169,9 +169,11 @@ class VoteSet:
         Votes for the value with a quorum, or else for the claimed block, come first, so that a
         peer that can take only a few gets those that let it move; then by validator.
         """
-        favored = self._quorum[0] if self._quorum is not None else self._claim
         indexes = sorted(index for index in self._first if not held_bits >> index & 1)
         votes = [self._claimed.get(index, self._first[index]) for index in indexes]
+        if self._quorum is None and self._claim is None:
+            return votes
+        favored = self._claim if self._quorum is None else self._quorum[0]
         return sorted(votes, key=lambda vote: vote.block_id != favored)
 
     def make_commit(self, block_id: BlockId) -> Commit:
