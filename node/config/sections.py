@@ -240,7 +240,9 @@ class StorageSection:
         Size(_MIB, 1024 * 1024 * _GIB), 32 * _GIB, "Most bytes of stored payloads and weights."
     )
     payload_inline_bytes_max: int = _setting(
-        Size(0, _MIB), 64 << 10, "Payloads up to this size lie in the database, others in files."
+        Size(0, 64 << 10),
+        64 << 10,
+        "Payloads up to this size lie in the database, others in files.",
     )
 
 
