@@ -7,6 +7,7 @@ over memory.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 import trio
@@ -50,11 +51,15 @@ from node.retention import Retention
 from node.serving import Server
 from node.signer import Signer
 from node.transaction_gossip import TransactionGossip
-from p2p.network import Network, PeerId, TaskStatus
+from p2p.network import Network, PeerId
 from store.chain_store import ChainStore
 from store.database import Database
 from store.payload_contract import Payloads
 from store.segmented_log import SegmentedLog
+
+if TYPE_CHECKING:
+    # The stubs of trio that come with libp2p keep this type here.
+    from trio_typing import TaskStatus
 
 GENESIS_DOCUMENT = "genesis"
 COMMIT_BYTES_MAX = VALIDATORS_MAX * 80
@@ -255,7 +260,7 @@ class Node:
             now_ms=now_ms,
         )
 
-    async def run(self, *, task_status: TaskStatus = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
         """Run until cancelled; started once the network listens.
 
         Raises
@@ -286,7 +291,7 @@ class Node:
     def _want_payload(self, payload_hash: Hash, size: int, peer: str) -> None:
         self._exchange.want(payload_hash, size, PeerId(peer))
 
-    async def _run_network(self, *, task_status: TaskStatus) -> None:
+    async def _run_network(self, *, task_status: "TaskStatus[None]") -> None:
         await self._network.run(self._reactor, task_status=task_status)
 
     async def _watch_mempool(self) -> None:

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
+from quorate.chain.genesis import Admission, Genesis, GenesisAccount, GenesisValidator
+from quorate.chain.keys import PrivateKey
+from quorate.chain.transaction import Body, Transaction, sign_transaction
 
 from node.composition import Node, NodeStorage
 from node.config import Config, ConsensusSection, MempoolSection
@@ -18,9 +21,6 @@ from p2p.identity import get_peer_id
 from p2p.memory import MemoryNetwork
 from p2p.memory_hub import MemoryHub
 from p2p.network import NetworkConfig
-from quorate.chain.genesis import Admission, Genesis, GenesisAccount, GenesisValidator
-from quorate.chain.keys import PrivateKey
-from quorate.chain.transaction import Body, Transaction, sign_transaction
 from store.chain_store import ChainStore
 from store.database import MemoryDatabase
 from store.memory_payloads import MemoryPayloadStore
