@@ -109,7 +109,7 @@ def validate_revoke_member(env: Environment, sender: Address, body: RevokeMember
     if member is None:
         raise TransactionError(
             ErrorCode.NOT_FOUND,
-            f"{body.member.hex()} is no member of this chain: check the address.",
+            f"The address {body.member.hex()} is no member's on this chain: check it.",
         )
     _validate_administrator(env, sender, member.organization)
 

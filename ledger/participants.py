@@ -89,7 +89,7 @@ def validate_revoke_participant(env: Environment, sender: Address, body: RevokeP
     if env.view.get_registration(body.task_id, body.participant) is None:
         raise TransactionError(
             ErrorCode.NOT_FOUND,
-            f"{body.participant.hex()} is not registered for this task: check the address.",
+            f"The address {body.participant.hex()} is not registered for this task: check it.",
         )
 
 

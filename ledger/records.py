@@ -105,6 +105,8 @@ class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
         optimizer has no state.
     opened_height, opened_time_ms : int
         The block in which the training round opened.
+    first_update_height : int
+        The block that brought the first update of the training round, or 0.
     deadline_time_ms : int
         The block time from which the training round seals with its minimum.
     update_count, evaluation_count, registered_count : int
@@ -127,6 +129,7 @@ class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
     rounds_finalized: Uint64
     opened_height: Uint64
     opened_time_ms: Uint64
+    first_update_height: Uint64
     deadline_time_ms: Uint64
     update_count: Uint32
     evaluation_count: Uint32

@@ -6,8 +6,8 @@ accepted) and never reads a clock: deadlines are in block time.
 A training round ends at the end of a block when its maximum is reached, when everyone registered
 has been counted, or when its deadline has passed; the first two only with its minimum. Below the
 minimum the deadline extends or voids it. Unless the task waives that, nothing of this happens
-before proposers with more than a third of the power have had a block since it opened, so that no
-proposer picks the set alone.
+before proposers with more than a third of the power have had a block since its first update, that
+one included, so that no proposer picks the set alone.
 """
 
 from collections.abc import Sequence
@@ -39,13 +39,13 @@ def process_proposer(env: Environment) -> None:
 
 
 def has_proposer_spread(env: Environment, task: TaskRecord, policy: RoundPolicy) -> bool:
-    """Tell whether enough proposers have had a block since the training round opened."""
+    """Tell whether enough proposers have had a block since the round's first update."""
     if policy.waive_proposer_spread:
         return True
     power = 0
     for validator in env.context.validators.validators:
         last = env.view.get(get_proposer_key(validator.address), ProposerRecord)
-        if last is not None and last.height > task.opened_height:
+        if last is not None and last.height >= task.first_update_height:
             power += validator.power
     return env.context.validators.is_one_honest(power)
 
@@ -313,6 +313,7 @@ def _close_training_round(
             training_round=task.training_round + 1,
             opened_height=context.height,
             opened_time_ms=context.time_ms,
+            first_update_height=0,
             deadline_time_ms=context.time_ms + policy.deadline_ms,
             update_count=0,
             evaluation_count=0,

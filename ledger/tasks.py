@@ -84,8 +84,8 @@ def find_fault(spec: TaskSpec) -> str | None:
         )
     if policy.updates_max < policy.updates_min:
         return (
-            f"updates_max is {policy.updates_max}, below updates_min, {policy.updates_min}: raise"
-            " it."
+            f"A training round's maximum of {policy.updates_max} updates is below its minimum of"
+            f" {policy.updates_min}: raise updates_max."
         )
     try:
         validate_rule(spec.rule, policy.updates_min)
@@ -148,6 +148,7 @@ def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: Cr
         rounds_finalized=0,
         opened_height=context.height,
         opened_time_ms=context.time_ms,
+        first_update_height=0,
         deadline_time_ms=context.time_ms + spec.policy.deadline_ms,
         update_count=0,
         evaluation_count=0,

@@ -157,7 +157,13 @@ def apply_submit_update(env: Environment, sender: Address, body: SubmitUpdate) -
     view.put(key, replace(registration, counted_round=task.training_round, update_slot=slot))
     policy = view.get_task_spec(task_id).policy
     deadline = compute_deadline(task, policy, env.context.time_ms)
-    view.put(get_task_key(task_id), replace(task, update_count=slot + 1, deadline_time_ms=deadline))
+    counted = replace(
+        task,
+        update_count=slot + 1,
+        first_update_height=task.first_update_height if slot else env.context.height,
+        deadline_time_ms=deadline,
+    )
+    view.put(get_task_key(task_id), counted)
     view.opened_update_count += 1
     env.need_payload(body.payload_hash)
 
