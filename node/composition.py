@@ -22,35 +22,35 @@ from consensus.driver import Driver
 from consensus.timeouts import TimeoutConfig
 from ledger.genesis import build_genesis_state, compute_genesis_roots
 from ledger.state import State, compute_bucket
-from node.admission import LedgerDoor
-from node.aggregates import BackgroundAggregates
-from node.block_assembly import BlockAssembly
-from node.broadcasting import Broadcaster
-from node.catching_up import CatchUp
-from node.chain_position import (
+from node.execution.admission import LedgerDoor
+from node.execution.aggregates import BackgroundAggregates
+from node.agreement.block_assembly import BlockAssembly
+from node.exchange.broadcasting import Broadcaster
+from node.exchange.catching_up import CatchUp
+from node.execution.chain_position import (
     POSITION_DOCUMENT,
     ChainPosition,
     decode_position,
     make_genesis_position,
 )
 from node.config import Config
-from node.consensus_runner import ConsensusParts, ConsensusRunner, EmptyBlocks
+from node.agreement.consensus_runner import ConsensusParts, ConsensusRunner, EmptyBlocks
 from node.errors import GenesisError
 from node.events import EventBus
-from node.evidence_pool import EvidencePool
-from node.executor import Executor
-from node.judging import Judge
+from node.agreement.evidence_pool import EvidencePool
+from node.execution.executor import Executor
+from node.execution.judging import Judge
 from node.mempool.mempool import Mempool
 from node.mempool.verifier import TransactionVerifier
 from node.metrics import Metrics
-from node.payload_exchange import PayloadExchange
-from node.proposing import Proposer
-from node.reactor import Reactor, ReactorParts
+from node.exchange.payload_exchange import PayloadExchange
+from node.execution.proposing import Proposer
+from node.exchange.reactor import Reactor, ReactorParts
 from node.reporting import Reporter
-from node.retention import Retention
-from node.serving import Server
-from node.signer import Signer
-from node.transaction_gossip import TransactionGossip
+from node.execution.retention import Retention
+from node.exchange.serving import Server
+from node.agreement.signer import Signer
+from node.exchange.transaction_gossip import TransactionGossip
 from p2p.network import Network, PeerId
 from store.chain_store import ChainStore
 from store.database import Database

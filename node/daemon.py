@@ -25,7 +25,7 @@ from node.config import Config
 from node.home import Home
 from node.key_files import read_node_key, read_validator_key
 from node.rpc.server import serve_metrics, serve_rpc
-from node.signer import Signer
+from node.agreement.signer import Signer
 from p2p.host import LibP2PNetwork
 from store.chain_store import ChainStore
 from store.database import LevelDatabase

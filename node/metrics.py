@@ -13,7 +13,7 @@ from quorate.chain.errors import ErrorCode
 from quorate.chain.receipt import RoundOutcome, RoundReceipt
 from quorate.chain.vote import Commit
 
-from node.executor import ExecutedBlock
+from node.execution.executor import ExecutedBlock
 from p2p.network import PeerInfo
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"

@@ -9,10 +9,10 @@ from quorate.chain.receipt import RoundReceipt
 from quorate.chain.vote import Commit
 
 from node.events import EventBus, EventType
-from node.executor import ExecutedBlock
+from node.execution.executor import ExecutedBlock
 from node.mempool.mempool import Mempool
 from node.metrics import Metrics
-from node.retention import Retention
+from node.execution.retention import Retention
 from node.views import to_object
 
 _log = structlog.get_logger("chain")

@@ -11,38 +11,35 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
-import structlog
 import trio
-from quorate.chain.errors import ErrorCode, PendingError, TransactionError
+from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.ids import Address, Hash
 from quorate.chain.transaction import compute_transaction_hash
 
 from node.config import MempoolSection
 from node.mempool.admission import (
     Admission,
-    require_payload,
     validate_payload,
 )
+from node.mempool.decided import DecidedTransactions
 from node.mempool.door import (
     Door,
     OnDropped,
     PendingTransaction,
     Report,
     SubmitOutcome,
-    SubmitStatus,
     WantPayload,
     make_pending,
 )
 from node.mempool.held import HeldFor, HeldTransaction
 from node.mempool.intake import Intake
-from node.mempool.journal import PAYLOAD_JOURNALED_BYTES_MAX, Journal, JournalRecord
+from node.mempool.journal import PAYLOAD_JOURNALED_BYTES_MAX, Journal
 from node.mempool.pool import TransactionPool
 from node.mempool.settlement import Settlement
 from node.mempool.slices import Slices
+from node.mempool.submissions import SubmissionParts, Submissions
 from node.mempool.verifier import TransactionVerifier
 from store.database import Database
-
-_log = structlog.get_logger("mempool")
 
 SUBMISSIONS_MAX: Final = 1_000
 """Transactions of one batch of a user."""
@@ -104,7 +101,6 @@ class Mempool:
         on_dropped: OnDropped = lambda _entry, _error: None,
         want_payload: WantPayload = lambda _payload_hash, _size, _peer: None,
     ) -> None:
-        self._config = config
         self._door = door
         self._journal = None if journal is None else Journal(journal)
         self._clock = clock
@@ -116,7 +112,16 @@ class Mempool:
         self._intake = Intake(self._admission, self.pending_nonce, want_payload)
         self._held = self._intake.held
         self._settlement = Settlement(self._pool, door, self._dismiss)
-        self._decided: dict[Hash, None] = {}
+        self._decided = DecidedTransactions(config.cache_max)
+        self._submissions = Submissions(
+            SubmissionParts(
+                self._pool, self._admission, self._intake, self._verifier, self._decided
+            ),
+            door,
+            self._journal,
+            clock,
+            on_dropped,
+        )
         self.height = 0
         self._has_ready = trio.Event()
         self._has_outgoing = trio.Event()
@@ -174,14 +179,10 @@ class Mempool:
         StorageError
             If it cannot be made durable.
         """
-        try:
-            outcome = await self._take_local(raw, payload)
-        except TransactionError as error:
-            self.refused[error.code] += 1
-            raise
-        self._signal()
-        await self._make_durable([outcome], [payload])
-        return outcome
+        answer = (await self._submit([(raw, payload)]))[0]
+        if isinstance(answer, TransactionError):
+            raise answer
+        return answer
 
     async def submit_local_many(
         self, submissions: Sequence[tuple[bytes, bytes | None]]
@@ -201,18 +202,7 @@ class Mempool:
                 f"The batch has {len(submissions)} transactions, the limit is {SUBMISSIONS_MAX}: "
                 "send several batches.",
             )
-        slices = Slices()
-        answers: list[SubmitOutcome | TransactionError] = []
-        for raw, payload in submissions:
-            try:
-                answers.append(await self._take_local(raw, payload))
-            except TransactionError as error:
-                self.refused[error.code] += 1
-                answers.append(error)
-            await slices.pause_if_due()
-        self._signal()
-        await self._make_durable(answers, [payload for _, payload in submissions])
-        return answers
+        return await self._submit(submissions)
 
     async def restore(self) -> int:
         """Take up again what the journal holds; once, before anything is submitted or received.
@@ -229,15 +219,7 @@ class Mempool:
         StorageError
             If the journal cannot be read.
         """
-        if self._journal is None:
-            return 0
-        slices = Slices()
-        finished = []
-        for record in self._journal.load():
-            if not self._restore(record):
-                finished.append(record.hash)
-            await slices.pause_if_due()
-        self._journal.delete(finished)
+        await self._submissions.restore()
         self._signal()
         return self.count
 
@@ -320,7 +302,7 @@ class Mempool:
         touched = dict.fromkeys(senders or ())
         is_sender_unknown = False
         for transaction_hash in decided:
-            self._decided[transaction_hash] = None
+            self._decided.add(transaction_hash)
             self._held.remove(transaction_hash)
             entry = self._pool.remove(transaction_hash, is_decided=True)
             signed = self._verifier.get(transaction_hash) if entry is None else None
@@ -330,8 +312,6 @@ class Mempool:
                 touched[signed.sender] = None
             elif senders is None:
                 is_sender_unknown = True
-        while len(self._decided) > self._config.cache_max:
-            del self._decided[next(iter(self._decided))]
         if self._journal is not None:
             self._journal.delete(decided)
         if is_sender_unknown:
@@ -393,72 +373,16 @@ class Mempool:
 
     # How it is done.
 
-    async def _take_local(self, raw: bytes, payload: bytes | None) -> SubmitOutcome:
-        transaction_hash = compute_transaction_hash(raw)
-        known = self._find(transaction_hash)
-        if known is not None:
-            return known
-        self._pool.require_space(len(raw))
-        _, signed = self._verifier.check(raw)
-        entry = make_pending(transaction_hash, raw, signed, self._clock(), None)
-        validate_payload(entry, payload)
-        if self._is_decided(entry):
-            return SubmitOutcome(transaction_hash, SubmitStatus.DECIDED, is_new=False)
-        try:
-            if payload is not None and len(payload) > PAYLOAD_JOURNALED_BYTES_MAX:
-                self._admission.judge(entry, payload)
-                self._pool.require_room(entry)
-                # A large file takes long to become durable; meanwhile all may change.
-                await trio.to_thread.run_sync(self._admission.store_payload, entry, payload)
-                known = self._find(transaction_hash)
-                if known is not None:
-                    return known
-            self._intake.admit(entry, payload)
-        except PendingError as error:
-            raise require_payload(error) from error
-        return SubmitOutcome(transaction_hash, SubmitStatus.PENDING, is_new=True)
-
-    def _find(self, transaction_hash: Hash) -> SubmitOutcome | None:
-        if transaction_hash in self._pool:
-            return SubmitOutcome(transaction_hash, SubmitStatus.PENDING, is_new=False)
-        if transaction_hash in self._decided:
-            return SubmitOutcome(transaction_hash, SubmitStatus.DECIDED, is_new=False)
-        return None
-
-    def _is_decided(self, entry: PendingTransaction) -> bool:
-        account_nonce, _ = self._door.get_account(entry.sender)
-        return entry.nonce < account_nonce and self._door.is_decided(entry.hash)
-
-    async def _make_durable(
-        self,
-        answers: Sequence[SubmitOutcome | TransactionError],
-        payloads: Sequence[bytes | None],
-    ) -> None:
-        if self._journal is None:
-            await trio.lowlevel.checkpoint()
-            return
-        entries: list[PendingTransaction] = []
-        records: list[JournalRecord] = []
-        for answer, payload in zip(answers, payloads, strict=True):
+    async def _submit(
+        self, submissions: Sequence[tuple[bytes, bytes | None]]
+    ) -> list[SubmitOutcome | TransactionError]:
+        answers = await self._submissions.take(submissions)
+        for answer in answers:
             if isinstance(answer, TransactionError):
-                continue
-            entry = self._pool.get(answer.hash)
-            if entry is not None and not entry.is_durable:
-                entries.append(entry)
-                records.append(JournalRecord(entry.raw, self._get_small_payload(entry, payload)))
-        try:
-            await self._journal.append(records)
-            for entry in entries:
-                entry.is_durable = True
-        finally:
-            # What a block took meanwhile was not in the journal yet when the block came.
-            self._journal.delete([each.hash for each in entries if each.hash not in self._pool])
-
-    def _get_small_payload(self, entry: PendingTransaction, payload: bytes | None) -> bytes | None:
-        """Return the payload to journal: one given, or one stored before but maybe not durably."""
-        if entry.payload_hash is None or entry.payload_size > PAYLOAD_JOURNALED_BYTES_MAX:
-            return None
-        return self._door.get_payload(entry.payload_hash) if payload is None else payload
+                self.refused[answer.code] += 1
+        self._signal()
+        await self._submissions.make_durable(answers, [payload for _, payload in submissions])
+        return answers
 
     def _take_from_peer(self, peer: str, raw: bytes, payload: bytes | None) -> int:
         transaction_hash = compute_transaction_hash(raw)
@@ -469,28 +393,6 @@ class Mempool:
         entry = make_pending(transaction_hash, raw, signed, self._clock(), peer)
         validate_payload(entry, payload)
         return self._intake.admit_or_hold(HeldTransaction(entry, payload, HeldFor.STATE))
-
-    def _restore(self, record: JournalRecord) -> bool:
-        """Take up a journaled transaction; tell whether it is pending."""
-        try:
-            transaction_hash, signed = self._verifier.check(record.raw)
-        except TransactionError as error:
-            _log.warning("journaled_transaction_void", hash=record.hash, reason=error.message)
-            return False
-        entry = make_pending(transaction_hash, record.raw, signed, self._clock(), None)
-        if self._is_decided(entry):
-            self._decided[transaction_hash] = None
-            return False
-        entry.is_durable = True
-        try:
-            self._admission.admit(entry, record.payload, is_gap_allowed=True, is_limited=False)
-        except PendingError as error:
-            self._on_dropped(entry, require_payload(error))
-            return False
-        except TransactionError as error:
-            self._on_dropped(entry, error)
-            return False
-        return True
 
     def _dismiss(self, entry: PendingTransaction, error: TransactionError) -> None:
         """Forget a transaction that is out of the pool, and tell."""

@@ -10,7 +10,7 @@ import trio
 from quorate.chain.errors import DecodeError
 from quorate.chain.ids import Hash
 
-from node.messages import (
+from node.exchange.messages import (
     RANGE_BYTES_MAX,
     TRANSACTION_BATCH_BYTES_MAX,
     BlocksAnswer,
@@ -34,7 +34,7 @@ BLOCKS_BETWEEN_CHECKPOINTS = 16
 
 
 class PendingTransactions(Protocol):
-    """Where pending transactions are looked up: `node.transaction_gossip.TransactionGossip`."""
+    """Where pending transactions are looked up: `node.exchange.transaction_gossip.TransactionGossip`."""
 
     def get_entry(self, transaction_hash: Hash) -> TransactionEntry | None:
         """Return a pending transaction with its payload if it is small."""

@@ -42,7 +42,7 @@ from quorate.chain.vote import BlockId, Commit, verify_commit
 from ledger.execution import AggregateSource, BlockContext, BlockExecution, ExecutionResult
 from ledger.queries import get_finalizations_due
 from ledger.state import State, compute_bucket
-from node.chain_position import POSITION_DOCUMENT, ChainPosition, decode_position
+from node.execution.chain_position import POSITION_DOCUMENT, ChainPosition, decode_position
 from node.mempool.verifier import TransactionVerifier
 from store.chain_store import ChainStore, DecidedBlock
 from store.payload_contract import Payloads

@@ -11,8 +11,8 @@ from quorate.chain.evidence import DuplicateVoteEvidence
 from quorate.chain.ids import Hash, Height
 from quorate.chain.vote import Proposal, Vote
 
-from node.block_assembly import PartSet
-from node.messages import (
+from node.agreement.block_assembly import PartSet
+from node.exchange.messages import (
     EvidenceMessage,
     Message,
     PartMessage,

@@ -15,13 +15,13 @@ from quorate.chain.ids import Height
 
 from consensus.driver import Driver
 from consensus.inputs import ProposalReceived, VoteReceived
-from node.block_assembly import BlockAssembly
-from node.broadcasting import Broadcaster
-from node.catching_up import CatchUp
-from node.consensus_runner import ConsensusRunner, Incoming, IncomingPart
-from node.evidence_pool import EvidencePool
-from node.executor import Executor
-from node.messages import (
+from node.agreement.block_assembly import BlockAssembly
+from node.exchange.broadcasting import Broadcaster
+from node.exchange.catching_up import CatchUp
+from node.agreement.consensus_runner import ConsensusRunner, Incoming, IncomingPart
+from node.agreement.evidence_pool import EvidencePool
+from node.execution.executor import Executor
+from node.exchange.messages import (
     NEIGHBOURS_MAX,
     EvidenceMessage,
     NodeStatus,
@@ -35,8 +35,8 @@ from node.messages import (
     decode_status,
     encode_message,
 )
-from node.serving import Server
-from node.transaction_gossip import TransactionGossip
+from node.exchange.serving import Server
+from node.exchange.transaction_gossip import TransactionGossip
 from p2p.network import Network, PeerId, Priority
 from store.chain_store import ChainStore
 

@@ -23,9 +23,9 @@ from quorate.chain.transaction import (
 )
 
 from ledger.queries import get_account
-from node.evidence_pool import EvidencePool
-from node.executor import BlockContents, ExecutedBlock, Executor
-from node.judging import Judge
+from node.agreement.evidence_pool import EvidencePool
+from node.execution.executor import BlockContents, ExecutedBlock, Executor
+from node.execution.judging import Judge
 from node.mempool.mempool import Mempool
 
 EVIDENCE_SHARE = 8

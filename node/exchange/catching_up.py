@@ -15,7 +15,7 @@ from quorate.chain.errors import DecodeError
 from quorate.chain.ids import Height
 from quorate.chain.parameters import BLOCK_BYTES_MAX
 
-from node.messages import (
+from node.exchange.messages import (
     BLOCKS_PER_ANSWER_MAX,
     RANGE_BYTES_MAX,
     BlocksAnswer,

@@ -46,17 +46,17 @@ from consensus.inputs import (
     VoteReceived,
     encode_input,
 )
-from node.block_assembly import BlockAssembly
-from node.broadcasting import Broadcaster
-from node.catching_up import CatchUp, FetchedBlock
+from node.agreement.block_assembly import BlockAssembly
+from node.exchange.broadcasting import Broadcaster
+from node.exchange.catching_up import CatchUp, FetchedBlock
 from node.errors import DoubleSignError
-from node.evidence_pool import EvidencePool
-from node.executor import ExecutedBlock, Executor
-from node.judging import Judge
-from node.messages import PartMessage
-from node.proposing import Proposer
-from node.recovery import find_outstanding_effects, read_inputs
-from node.signer import Signer
+from node.agreement.evidence_pool import EvidencePool
+from node.execution.executor import ExecutedBlock, Executor
+from node.execution.judging import Judge
+from node.exchange.messages import PartMessage
+from node.execution.proposing import Proposer
+from node.agreement.recovery import find_outstanding_effects, read_inputs
+from node.agreement.signer import Signer
 from p2p.network import PeerId
 from store.segmented_log import SegmentedLog
 

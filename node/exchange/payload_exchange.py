@@ -16,7 +16,7 @@ from quorate.chain.codec import decode
 from quorate.chain.errors import DecodeError
 from quorate.chain.ids import Hash
 
-from node.messages import RANGE_BYTES_MAX, GetPayloadRange, RangeAnswer, encode_message
+from node.exchange.messages import RANGE_BYTES_MAX, GetPayloadRange, RangeAnswer, encode_message
 from p2p.network import RESPONSE_BYTES_MAX, Network, PeerId, RequestFailed
 from store.payload_contract import Payloads
 

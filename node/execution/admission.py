@@ -11,7 +11,7 @@ from quorate.chain.transaction import CreateTask, SignedTransaction, SubmitUpdat
 
 from ledger.context import BlockContext
 from ledger.execution import validate_transaction
-from node.executor import Executor
+from node.execution.executor import Executor
 from store.chain_store import ChainStore
 from store.errors import PayloadRefused
 from store.payload_contract import Payloads

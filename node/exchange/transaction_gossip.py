@@ -14,11 +14,11 @@ from quorate.chain.codec import decode
 from quorate.chain.errors import DecodeError
 from quorate.chain.ids import Hash
 
-from node.broadcasting import Broadcaster
+from node.exchange.broadcasting import Broadcaster
 from node.config import MempoolSection
 from node.mempool.door import PendingTransaction
 from node.mempool.mempool import Mempool
-from node.messages import (
+from node.exchange.messages import (
     HASHES_PER_MESSAGE_MAX,
     RIDING_PAYLOAD_BYTES_MAX,
     TRANSACTION_BATCH_BYTES_MAX,
