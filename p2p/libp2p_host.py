@@ -12,7 +12,15 @@ from typing import Any, Final, cast
 
 import trio
 from libp2p import new_host
-from libp2p.abc import IListener, INetConn, INetStream, INetwork, INotifee, IRawConnection
+from libp2p.abc import (
+    IListener,
+    INetConn,
+    INetStream,
+    INetwork,
+    INotifee,
+    IRawConnection,
+    ISubscriptionAPI,
+)
 from libp2p.crypto.ed25519 import create_new_key_pair
 from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import THandler, TProtocol
@@ -93,7 +101,7 @@ class HostOwner:
         Called with the protocol and the wire of a stream that a peer has opened; returns when the
         stream is done.
     get_objection
-        Called with peer and IP address of a new connection; says why it is not welcome.
+        Called with the peer of a new connection; says why it is not welcome.
     is_used
         Called with a connection; tells whether a link lives on it.
     may_forward
@@ -105,7 +113,7 @@ class HostOwner:
     """
 
     take_stream: Callable[[str, "StreamWire"], Coroutine[Any, Any, None]]
-    get_objection: Callable[[PeerId, str], str | None]
+    get_objection: Callable[[PeerId], str | None]
     is_used: Callable[[object], bool]
     may_forward: Callable[[PeerId], bool]
     take_announcement: Callable[[PeerId, bytes], None]
@@ -165,7 +173,7 @@ class Transport(TCP):
         raw.stream = SocketStream(raw.stream.stream, build_closed_error)
         return cast("IRawConnection", raw)
 
-    def create_listener(self, handler_function: THandler) -> Any:
+    def create_listener(self, handler_function: THandler) -> Any:  # noqa: ANN401
         """Create our listener."""
         return Listener(self, handler_function)
 
@@ -321,7 +329,7 @@ def serve_only(host: BasicHost) -> None:
 
 
 class NoAutoConnector(AutoConnector):
-    """Dials nobody: the library would dial whom it remembers, and note every disconnect for ever."""
+    """Dials nobody: the library's own dials whom it remembers, and notes every disconnect."""
 
     async def maybe_connect(self) -> None:
         """Do nothing."""
@@ -521,7 +529,7 @@ class Host:
         if remote is not None:
             self.transport.acceptor.half_open.pop(remote, None)
         peer = PeerId(str(conn.muxed_conn.peer_id))
-        objection = self._owner.get_objection(peer, "" if remote is None else remote[0])
+        objection = self._owner.get_objection(peer)
         if objection is not None:
             logger.info("connection with %s closed: %s", peer, objection)
             self._start_closing(conn)
@@ -602,6 +610,6 @@ def has_too_much_unread(conn: INetConn) -> bool:
     )
 
 
-async def _drain(subscription: Any) -> None:
+async def _drain(subscription: ISubscriptionAPI) -> None:
     while True:
         await subscription.get()

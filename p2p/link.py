@@ -213,7 +213,7 @@ class Link:
                 self._on_addresses(self, None)
             case Kind.ADDRESSES:
                 self._on_addresses(self, read_addresses(body))
-            case Kind.GOODBYE:
+            case Kind.GOODBYE | Kind.REFUSED:
                 logger.debug("peer %s says goodbye: %s", self.peer, read_text(body))
                 self.end()
             case _:

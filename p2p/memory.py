@@ -9,14 +9,16 @@ Never opens a socket, never copies a body.
 # ruff: noqa: SLF001
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 
 from p2p.address import Address, parse_address, parse_peer_address
+from p2p.admission import Admission
 from p2p.identity import get_peer_id
+from p2p.memory_hub import MemoryHub
 from p2p.network import (
     ANNOUNCEMENT_BYTES_MAX,
     ANNOUNCEMENTS_QUEUED_MAX,
@@ -26,7 +28,6 @@ from p2p.network import (
     REQUESTS_OUTSTANDING_MAX,
     RESPONSE_BYTES_MAX,
     STATUS_BYTES_MAX,
-    ListenError,
     NetworkConfig,
     NetworkHandler,
     PeerGone,
@@ -43,6 +44,8 @@ from p2p.network import (
 from p2p.outbox import Outbox
 from p2p.scoring import ScoreBook
 
+__all__ = ["MemoryHub", "MemoryNetwork"]
+
 logger = logging.getLogger("p2p")
 
 DELIVERED_BYTES_MAX: Final = 64 * 1024
@@ -52,103 +55,6 @@ REDIAL_S: Final = 0.05
 """Seconds between attempts to link with the configured peers."""
 
 _STATUS_TAG: Final = bytes([255])
-
-DropRule = Callable[[PeerId, PeerId, Priority, bytes], bool]
-"""Called with sender, receiver, priority and body; true drops the message."""
-
-
-class MemoryHub:
-    """Where networks of one process meet.
-
-    Attributes
-    ----------
-    drop
-        Rule that drops messages on their way; None drops nothing.
-    latency_s
-        Seconds that every delivery takes.
-    """
-
-    def __init__(self) -> None:
-        self.drop: DropRule | None = None
-        self.latency_s = 0.0
-        self._networks: dict[PeerId, MemoryNetwork] = {}
-        self._locations: dict[str, PeerId] = {}
-        self._groups: tuple[frozenset[PeerId], ...] = ()
-        self._frozen: set[PeerId] = set()
-        self._thawed = trio.Event()
-        self._last_port = 49151
-
-    def partition(self, *groups: Iterable[PeerId]) -> None:
-        """Cut every link between different groups, and allow none until `heal`.
-
-        Peers in no group form one more group together.
-        """
-        self._groups = tuple(frozenset(group) for group in groups)
-        for network in self._networks.values():
-            network.close_links(lambda a, b: not self.is_reachable(a, b))
-
-    def heal(self) -> None:
-        """End the partition; networks link again by themselves."""
-        self._groups = ()
-
-    def freeze(self, peer: PeerId) -> None:
-        """Let `peer` neither send nor receive, while its links stay until they time out."""
-        self._frozen.add(peer)
-
-    def thaw(self, peer: PeerId) -> None:
-        """End what `freeze` did."""
-        self._frozen.discard(peer)
-        self._thawed.set()
-        self._thawed = trio.Event()
-
-    async def wait_thawed(self, *peers: PeerId) -> None:
-        """Wait until none of `peers` is frozen."""
-        while not self._frozen.isdisjoint(peers):
-            await self._thawed.wait()
-
-    def is_frozen(self, peer: PeerId) -> bool:
-        """Tell whether `peer` is frozen."""
-        return peer in self._frozen
-
-    def is_reachable(self, one: PeerId, other: PeerId) -> bool:
-        """Tell whether no partition lies between two peers."""
-        groups = self._groups
-        return next((g for g in groups if one in g), None) is next(
-            (g for g in groups if other in g), None
-        )
-
-    def add(self, network: "MemoryNetwork", listen: Address) -> Address:
-        """Register a network that listens; give its address with the port filled in.
-
-        Raises
-        ------
-        ListenError
-            If the address is taken.
-        """
-        port = listen.port
-        if port == 0:
-            self._last_port += 1
-            port = self._last_port
-        address = Address(listen.host_kind, listen.host, port, network.peer_id)
-        if address.location in self._locations:
-            raise ListenError(f"cannot listen on {listen.location}: the port is in use")
-        if network.peer_id in self._networks:
-            raise ListenError(f"cannot listen on {listen.location}: the node runs already")
-        self._locations[address.location] = network.peer_id
-        self._networks[network.peer_id] = network
-        return address
-
-    def remove(self, network: "MemoryNetwork", address: Address) -> None:
-        """Forget a network that has stopped."""
-        del self._locations[address.location]
-        del self._networks[network.peer_id]
-
-    def get(self, address: Address) -> "MemoryNetwork | None":
-        """Give the network that listens at `address`, if it is the one named there."""
-        peer = self._locations.get(address.location)
-        if peer is None or address.peer_id not in {None, peer}:
-            return None
-        return self._networks[peer]
 
 
 @dataclass(slots=True, eq=False)
@@ -190,6 +96,7 @@ class MemoryNetwork:
             self.dial(text)
         self._halves: dict[PeerId, _Half] = {}
         self._scores = ScoreBook(config.ban_s)
+        self._admission = Admission(config, self._peer_id, self._scores)
         self._seen: dict[bytes, None] = {}
         self._stopping = trio.Event()
         self._status_due = trio.Event()
@@ -368,27 +275,15 @@ class MemoryNetwork:
 
     def _get_objection(self, other: "MemoryNetwork") -> str | None:
         """Say why a link with `other` is refused; None when it is welcome."""
-        ours, theirs, peer = self._config, other._config, other.peer_id
         if self._nursery is None or self._stopping.is_set():
             return "it does not run"
-        if theirs.chain_id != ours.chain_id:
-            return f"its chain is {theirs.chain_id!r}, ours {ours.chain_id!r}"
-        if theirs.genesis_hash != ours.genesis_hash:
-            return "its genesis differs"
-        if theirs.protocol_version != ours.protocol_version:
-            return "its protocol version differs"
-        if ours.allowed_peers is not None and peer not in ours.allowed_peers:
-            return "it is not on the list of allowed peers"
-        if peer in ours.unconditional_peers:
-            return None
-        if self._scores.is_banned(peer, trio.current_time()):
-            return "it is banned"
-        if len(self._halves) >= ours.peers_max:
-            return "no room for another peer"
-        n_same = sum(h.other.owner._listen.host == other._listen.host for h in self._list())
-        if n_same >= ours.peers_per_address_max:
-            return "no room for another peer of its address"
-        return None
+        theirs, ours = other._config, self._config
+        for name in ("chain_id", "genesis_hash", "protocol_version"):
+            if getattr(theirs, name) != getattr(ours, name):
+                return f"{name} differs"
+        hosts = [half.other.owner._listen.host for half in self._list()]
+        host, now = other._listen.host, trio.current_time()
+        return self._admission.get_link_objection(other.peer_id, host, hosts, now)
 
     def _list(self) -> list[_Half]:
         return list(self._halves.values())
