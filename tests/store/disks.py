@@ -171,6 +171,13 @@ class MemoryPayloadDisk:
         pass
 
 
+def write_synced(log: SegmentedLog, *records: bytes) -> None:
+    """Append records, each durable before the next."""
+    for record in records:
+        log.append(record)
+        log.sync()
+
+
 def flip(data: bytes, offset: int) -> bytes:
     """Return `data` with the byte at `offset` changed."""
     return data[:offset] + bytes([data[offset] ^ 0x5A]) + data[offset + 1 :]

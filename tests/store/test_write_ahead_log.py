@@ -1,9 +1,7 @@
-"""The write-ahead log: order, durability, torn tails, damage, segments, marks."""
+"""The write-ahead log: order, durability, segments, marks and limits."""
 
 import os
-import signal
 from pathlib import Path
-from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -24,20 +22,10 @@ from store.log_segment import (
     FRAME_OVERHEAD_BYTES,
     HEADER_BYTES,
     RECORD_BYTES_MAX,
-    Kind,
-    encode_frame,
-    encode_header,
 )
-from store.segment_folder import MemorySegmentFolder
 from store.segmented_log import BUFFER_BYTES_MAX, SegmentedLog
 from store.write_ahead_log import MemoryWriteAheadLog, WriteAheadLog
-from tests.store.disks import LogDisk, flip, run_python, start_python
-
-
-def write_synced(log: SegmentedLog, *records: bytes) -> None:
-    for record in records:
-        log.append(record)
-        log.sync()
+from tests.store.disks import LogDisk, write_synced
 
 
 def test_records_come_back_in_order_after_a_close(log_disk: LogDisk) -> None:
@@ -63,94 +51,11 @@ def test_synced_records_survive_a_crash_and_buffered_ones_do_not(log_disk: LogDi
     assert list(log_disk.open().records()) == [b"synced", b"handed over"]
 
 
-def test_a_power_failure_spares_what_was_synced() -> None:
-    log = MemoryWriteAheadLog()
-    log.append(b"synced")
-    log.sync()
-    log.append(b"flushed")
-    log.flush()
-    after = MemoryWriteAheadLog(log.memory.reopen(power_failed=True))
-    assert list(after.records()) == [b"synced"]
-
-
 def test_the_buffer_is_handed_over_at_its_limit(log_disk: LogDisk) -> None:
     log = log_disk.open()
     log.append(bytes(BUFFER_BYTES_MAX))
     log_disk.crash()
     assert list(log_disk.open().records()) == [bytes(BUFFER_BYTES_MAX)]
-
-
-def test_a_torn_tail_is_cut_at_every_position(log_disk: LogDisk) -> None:
-    log = log_disk.open()
-    write_synced(log, b"one", b"two")
-    intact = log.bytes_total
-    log.append(b"the last record")
-    log.flush()
-    whole = log.bytes_total
-    contents = log_disk.read(1)
-    for size in range(intact, whole):
-        log_disk.crash()
-        log_disk.write(1, contents[:size])
-        torn = log_disk.open()
-        assert torn.bytes_cut == size - intact
-        assert list(torn.records()) == [b"one", b"two"]
-        write_synced(torn, b"after the crash")
-        log_disk.crash()
-        assert list(log_disk.open().records()) == [b"one", b"two", b"after the crash"]
-
-
-def test_a_changed_or_empty_tail_is_cut_at_every_position(log_disk: LogDisk) -> None:
-    log = log_disk.open()
-    write_synced(log, b"one", b"two")
-    intact = log.bytes_total
-    log.append(b"the last record")
-    log.flush()
-    whole = log.bytes_total
-    contents = log_disk.read(1)
-    for offset in range(intact, whole):
-        zeroed = contents[:offset] + bytes(whole - offset)
-        for tail in (flip(contents, offset), zeroed, zeroed + bytes(5000)):
-            log_disk.crash()
-            log_disk.write(1, tail)
-            assert list(log_disk.open().records()) == [b"one", b"two"]
-
-
-def test_pages_that_reached_the_disk_out_of_order_are_a_torn_tail(log_disk: LogDisk) -> None:
-    log = log_disk.open()
-    write_synced(log, b"synced")
-    intact = log.bytes_total
-    log.append(b"torn")
-    log.append(b"whole, but never synced either")
-    log.flush()
-    log_disk.crash()
-    log_disk.write(1, flip(log_disk.read(1), intact))
-    assert list(log_disk.open().records()) == [b"synced"]
-
-
-def test_damage_before_the_tail_is_refused_at_every_position(log_disk: LogDisk) -> None:
-    log = log_disk.open()
-    write_synced(log, b"one", b"two", b"three")
-    last = log.bytes_total - FRAME_OVERHEAD_BYTES - len(b"three")
-    for offset in range(last):
-        log_disk.crash()
-        log_disk.write(1, flip(log_disk.read(1), offset))
-        with pytest.raises(LogDamaged, match="move the log's folder away"):
-            log_disk.open()
-        log_disk.write(1, flip(log_disk.read(1), offset))
-    assert list(log_disk.open().records()) == [b"one", b"two", b"three"]
-
-
-def test_after_an_orderly_close_any_damage_to_a_record_is_refused(log_disk: LogDisk) -> None:
-    with log_disk.open() as log:
-        log.append(b"one")
-        log.append(b"two")
-        size = log.bytes_total
-    for offset in range(size):
-        log_disk.write(1, flip(log_disk.read(1), offset))
-        with pytest.raises(LogDamaged):
-            log_disk.open()
-        log_disk.write(1, flip(log_disk.read(1), offset))
-    assert list(log_disk.open().records()) == [b"one", b"two"]
 
 
 def test_opening_and_closing_adds_nothing(log_disk: LogDisk) -> None:
@@ -160,19 +65,6 @@ def test_opening_and_closing_adds_nothing(log_disk: LogDisk) -> None:
         size = log.bytes_total
     with log_disk.open() as log:
         assert log.bytes_total == size
-
-
-def test_a_record_with_the_bytes_of_another_log_is_only_a_record(log_disk: LogDisk) -> None:
-    """A peer may send bytes that look like frames; torn, they must not look like damage."""
-    other = MemoryWriteAheadLog()
-    write_synced(other, b"a", b"b" * 500, b"c")
-    log = log_disk.open()
-    write_synced(log, b"one")
-    log.append(other.memory.read(1) * 3)
-    log.flush()
-    log_disk.crash()
-    log_disk.write(1, log_disk.read(1)[:-1])
-    assert list(log_disk.open().records()) == [b"one"]
 
 
 def test_segments_rotate_and_stay_within_their_size(log_disk: LogDisk) -> None:
@@ -202,60 +94,6 @@ def test_a_record_larger_than_a_segment_has_one_of_its_own(log_disk: LogDisk) ->
         write_synced(log, b"small", b"x" * 1000, b"small again")
         assert log.segments == range(1, 4)
         assert list(log.records()) == [b"small", b"x" * 1000, b"small again"]
-
-
-def test_damage_in_an_older_segment_is_refused_even_at_its_end(log_disk: LogDisk) -> None:
-    with log_disk.open(segment_bytes_max=300) as log:
-        write_synced(log, *[b"x" * 100] * 6)
-    log_disk.write(1, log_disk.read(1)[:-1])
-    with pytest.raises(LogDamaged, match="before its tail"):
-        log_disk.open()
-
-
-def test_a_missing_segment_is_refused(tmp_path: Path) -> None:
-    with WriteAheadLog(tmp_path / "log", segment_bytes_max=300) as log:
-        write_synced(log, *[b"x" * 100] * 6)
-    (tmp_path / "log" / "000000000002.wal").unlink()
-    with pytest.raises(LogDamaged, match=r"000000000002\.wal is missing"):
-        WriteAheadLog(tmp_path / "log")
-
-
-def test_a_segment_under_another_name_is_refused(tmp_path: Path) -> None:
-    with WriteAheadLog(tmp_path / "log") as log:
-        log.append(b"one")
-    (tmp_path / "log" / "000000000001.wal").rename(tmp_path / "log" / "000000000002.wal")
-    with pytest.raises(LogDamaged):
-        WriteAheadLog(tmp_path / "log")
-
-
-def test_a_file_cut_within_its_header_is_refused(log_disk: LogDisk) -> None:
-    with log_disk.open() as log:
-        log.append(b"one")
-    log_disk.write(1, log_disk.read(1)[: HEADER_BYTES - 1])
-    with pytest.raises(LogDamaged, match="at byte 0"):
-        log_disk.open()
-
-
-def test_an_unknown_format_is_refused_by_name(
-    log_disk: LogDisk, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    log_disk.open().close()
-    monkeypatch.setattr("store.log_segment.FORMAT_VERSION", 9)
-    header = encode_header(1, b"salt")
-    monkeypatch.undo()
-    log_disk.write(1, header)
-    with pytest.raises(FormatUnknown, match=r"has format 9 .* understands format 1"):
-        log_disk.open()
-
-
-def test_a_crashed_rotation_is_swept_and_other_files_are_not(tmp_path: Path) -> None:
-    folder = tmp_path / "log"
-    WriteAheadLog(folder).close()
-    (folder / "000000000002.wal.tmp").write_bytes(b"half a header")
-    (folder / "README.wal").write_bytes(b"somebody's note")
-    with WriteAheadLog(folder) as log:
-        assert log.segments == range(1, 2)
-    assert sorted(path.name for path in folder.iterdir()) == ["000000000001.wal", "README.wal"]
 
 
 def test_records_since_a_mark(log_disk: LogDisk) -> None:
@@ -305,20 +143,6 @@ def test_a_mark_lets_older_segments_go(log_disk: LogDisk) -> None:
             log.records_since_mark(6)
 
 
-def test_filled_segments_survive_a_power_failure() -> None:
-    """Only the last segment may lose anything: a gap before it could not be seen."""
-    records = [b"%d" % number * 60 for number in range(8)]
-    log = MemoryWriteAheadLog(segment_bytes_max=300)
-    for record in records:
-        log.append(record)
-    n_segments = len(log.segments)
-    assert n_segments > 2
-    after = MemoryWriteAheadLog(log.memory.reopen(power_failed=True))
-    held = list(after.records())
-    assert len(held) >= n_segments - 1
-    assert held == records[: len(held)]
-
-
 def test_a_sync_is_one_fdatasync_and_none_without_anything_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -349,22 +173,17 @@ def test_closing_a_filled_segment_begins_no_other(log_disk: LogDisk) -> None:
     assert log_disk.open().bytes_total == 300 + FRAME_OVERHEAD_BYTES
 
 
-def test_a_frame_of_an_unknown_kind_is_refused_by_name(log_disk: LogDisk) -> None:
-    log = log_disk.open()
-    write_synced(log, b"one")
-    unknown = cast("Kind", 9)
-    log_disk.crash()
-    log_disk.write(1, log_disk.read(1) + encode_frame(log._header, unknown, b"new", 0))
-    with pytest.raises(FormatUnknown, match="frame of kind 9"):
-        log_disk.open()
-
-
 def test_a_mark_is_durable_before_segments_go() -> None:
     log = MemoryWriteAheadLog(segment_bytes_max=300, segments_kept=0)
     write_synced(log, *[b"x" * 100] * 20)
     log.mark(7)
     after = MemoryWriteAheadLog(log.memory.reopen(power_failed=True))
     assert after.last_mark == 7
+
+
+def append_without_end(log: SegmentedLog) -> None:
+    while True:
+        log.append(b"")
 
 
 def test_the_log_has_a_limit_of_bytes(log_disk: LogDisk) -> None:
@@ -375,8 +194,7 @@ def test_the_log_has_a_limit_of_bytes(log_disk: LogDisk) -> None:
         assert 900 < log.bytes_total <= 1000
         assert len(list(log.records())) == 7
         with pytest.raises(LogFull):
-            while True:
-                log.append(b"")
+            append_without_end(log)
         assert log.bytes_total > 1000 - FRAME_OVERHEAD_BYTES
         log.mark(1)
     with log_disk.open(segment_bytes_max=300, log_bytes_max=1000, segments_kept=0) as log:
@@ -438,112 +256,6 @@ def test_a_folder_that_cannot_be_made_is_told_in_a_sentence(tmp_path: Path) -> N
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageInaccessible, match="cannot be used"):
         WriteAheadLog(tmp_path / "file" / "log")
-
-
-class FullFolder(MemorySegmentFolder):
-    """A disk that takes a few bytes more, then no others, until it is given room."""
-
-    room = 1 << 20
-
-    def append(self, data: bytes | bytearray | memoryview) -> None:
-        taken = bytes(data)[: self.room]
-        self.room -= len(taken)
-        super().append(taken)
-        if len(taken) < len(data):
-            raise DiskFull("The disk has no room.")
-
-
-@pytest.mark.parametrize("room", [0, 1, 30, 49])
-def test_a_failed_write_makes_the_log_unusable_until_opened_again(room: int) -> None:
-    folder = FullFolder()
-    log = MemoryWriteAheadLog(folder)
-    write_synced(log, b"durable")
-    folder.room = room
-    log.append(b"x" * 33)
-    with pytest.raises(DiskFull):
-        log.sync()
-    folder.room = 1 << 20
-    for use in (log.sync, log.flush, lambda: log.append(b"")):
-        with pytest.raises(StorageClosed, match="earlier write"):
-            use()
-    log.close()
-    after = MemoryWriteAheadLog(folder.reopen())
-    assert list(after.records()) == [b"durable"]
-    assert after.bytes_cut == room
-
-
-CHILD_WITH_A_FILE_LIMIT = """
-import resource, sys
-from pathlib import Path
-from store.errors import DiskFull, StorageClosed
-from store.write_ahead_log import WriteAheadLog
-
-log = WriteAheadLog(Path(sys.argv[1]))
-log.append(b"durable")
-log.sync()
-resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-log.append(bytes(8192))
-try:
-    log.sync()
-except DiskFull as error:
-    print(error)
-try:
-    log.append(b"more")
-except StorageClosed:
-    print("unusable")
-log.close()
-"""
-
-
-def test_a_file_size_limit_is_a_full_disk_and_loses_nothing_durable(
-    tmp_path: Path,
-) -> None:
-    output, errors = run_python(CHILD_WITH_A_FILE_LIMIT, tmp_path / "log")
-    assert errors == ""
-    sentence, state = output.splitlines()
-    assert "no room" in sentence
-    assert state == "unusable"
-    with WriteAheadLog(tmp_path / "log") as log:
-        assert list(log.records()) == [b"durable"]
-        assert log.bytes_cut > 0
-
-
-CHILD_THAT_IS_KILLED = """
-import sys
-from pathlib import Path
-from store.write_ahead_log import WriteAheadLog
-
-log = WriteAheadLog(Path(sys.argv[1]), segment_bytes_max=4096)
-number = 0
-while True:
-    for _ in range(3):
-        log.append(b"%d" % number + b"x" * (number % 700))
-        number += 1
-    log.sync()
-    sys.stdout.write("%d\\n" % number)
-    sys.stdout.flush()
-    log.append(b"never synced")
-    if number % 2:
-        log.flush()
-"""
-
-
-@pytest.mark.parametrize("acknowledged", [1, 40])
-def test_every_synced_record_survives_kill_9(tmp_path: Path, acknowledged: int) -> None:
-    child = start_python(CHILD_THAT_IS_KILLED, tmp_path / "log")
-    with child:
-        assert child.stdout is not None
-        for _ in range(acknowledged):
-            synced = int(child.stdout.readline())
-        child.send_signal(signal.SIGKILL)
-        for line in child.stdout:
-            synced = int(line) if line.endswith("\n") else synced
-    with WriteAheadLog(tmp_path / "log") as log:
-        numbers = [
-            int(record.partition(b"x")[0]) for record in log.records() if record != b"never synced"
-        ]
-    assert numbers[:synced] == list(range(synced))
-    assert numbers == list(range(len(numbers)))
 
 
 @settings(max_examples=60, deadline=None)
