@@ -5,14 +5,14 @@ import time
 import pytest
 import trio
 import trio.testing
+from quorate.chain.errors import ErrorCode, TransactionError
+from quorate.chain.ids import Address
 
 from node.mempool import SubmitStatus
 from node.mempool.held import HELD_ATTEMPTS_MAX, HELD_PER_SENDER_MAX, HELD_S_MAX
 from node.mempool.mempool import BAD_TRANSACTION_PENALTY, ENTRIES_MAX, SUBMISSIONS_MAX
 from node.mempool.pool import ENTRY_OVERHEAD_BYTES
 from node.mempool.settlement import RECHECKS_PER_UPDATE_MAX
-from quorate.chain.errors import ErrorCode, TransactionError
-from quorate.chain.ids import Address
 from tests.node.mempool.world import KEYS, World, hash_of, make_transfer, make_update, make_world
 
 ALICE, BOB, CAROL = KEYS[:3]

@@ -5,8 +5,6 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
-from node.config import MempoolSection
-from node.mempool import Mempool, PendingTransaction
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 from quorate.chain.ids import Address, Hash
 from quorate.chain.keys import PrivateKey
@@ -20,6 +18,9 @@ from quorate.chain.transaction import (
     decode_transaction,
     sign_transaction,
 )
+
+from node.config import MempoolSection
+from node.mempool import Mempool, PendingTransaction
 from store.database import Database
 
 CHAIN_ID = "mempool-test"
