@@ -62,7 +62,7 @@ def _get_useful_rounds(machine: HeightMachine) -> list[int]:
         if round_ >= 0 and round_ not in rounds:
             rounds.append(round_)
     later = [(round_, machine.keeper.get(round_)) for round_ in machine.keeper.get_later_rounds()]
-    powers = {round_: votes.compute_sender_power() for round_, votes in later if votes is not None}
+    powers = {round_: votes.sender_power for round_, votes in later if votes is not None}
     # Those nearest to f+1 come first: a round that a few faulty validators made up stays behind.
     rounds += sorted(powers, key=lambda round_: (-powers[round_], round_))
     return rounds[:STATUS_ROUNDS_MAX]

@@ -32,11 +32,22 @@ class StampedProposal:
 class RoundVotes:
     """The messages of one round: votes of both types, and the first proposal of its proposer."""
 
-    __slots__ = ("_proposer_index", "_validators", "precommits", "prevotes", "stamped")
+    __slots__ = (
+        "_proposer_index",
+        "_senders",
+        "_validators",
+        "precommits",
+        "prevotes",
+        "sender_power",
+        "stamped",
+    )
 
     def __init__(self, validators: ValidatorSet) -> None:
         self._validators = validators
         self._proposer_index: int | None = None
+        self._senders: dict[int, None] = {}
+        self.sender_power = 0
+        """The power of the validators that have sent any message of the round (L55)."""
         self.prevotes = VoteSet(validators)
         self.precommits = VoteSet(validators)
         self.stamped: StampedProposal | None = None
@@ -49,34 +60,39 @@ class RoundVotes:
     @property
     def is_empty(self) -> bool:
         """Tell whether nothing of the round is here."""
-        return self.stamped is None and not self.prevotes and not self.precommits
+        return not self._senders
 
     def get_votes(self, type_: VoteType) -> VoteSet:
         """Return the votes of a type."""
         return self.prevotes if type_ is VoteType.PREVOTE else self.precommits
 
-    def set_proposal(self, index: int, stamped: StampedProposal) -> None:
+    def add_vote(self, index: int, vote: Vote) -> Addition:
+        """Add a vote of the validator of this index."""
+        self._add_sender(index)
+        return self.get_votes(vote.type).add(index, vote)
+
+    def add_proposal(self, index: int, stamped: StampedProposal) -> None:
         """Keep the round's proposal, by the validator of this index."""
+        self._add_sender(index)
         self._proposer_index = index
         self.stamped = stamped
 
-    def compute_sender_power(self) -> int:
-        """Return the power of the validators that have sent any message of the round (L55)."""
-        return sum(
-            validator.power
-            for index, validator in enumerate(self._validators.validators)
-            if index == self._proposer_index
-            or self.prevotes.has_vote_of(index)
-            or self.precommits.has_vote_of(index)
-        )
-
     def remove(self, index: int) -> None:
         """Forget the messages of a validator."""
+        if index not in self._senders:
+            return
+        del self._senders[index]
+        self.sender_power -= self._validators.validators[index].power
         self.prevotes.remove(index)
         self.precommits.remove(index)
         if self._proposer_index == index:
             self._proposer_index = None
             self.stamped = None
+
+    def _add_sender(self, index: int) -> None:
+        if index not in self._senders:
+            self._senders[index] = None
+            self.sender_power += self._validators.validators[index].power
 
 
 class RoundKeeper:
@@ -88,7 +104,14 @@ class RoundKeeper:
         The set of the height.
     """
 
-    __slots__ = ("_current", "_future_by_validator", "_pinned", "_rounds", "_validators")
+    __slots__ = (
+        "_current",
+        "_future_by_validator",
+        "_pinned",
+        "_reached",
+        "_rounds",
+        "_validators",
+    )
 
     def __init__(self, validators: ValidatorSet) -> None:
         self._validators = validators
@@ -96,6 +119,8 @@ class RoundKeeper:
         self._pinned: tuple[int, ...] = ()
         self._rounds: dict[int, RoundVotes] = {0: RoundVotes(validators)}
         self._future_by_validator: dict[int, list[int]] = {}
+        # Later rounds in which f+1 have been seen, so that nobody has to search through all.
+        self._reached: list[int] = []
 
     @property
     def current(self) -> RoundVotes:
@@ -119,6 +144,7 @@ class RoundKeeper:
                 self._future_by_validator[index] = later
             else:
                 del self._future_by_validator[index]
+        self._reached = [later for later in self._reached if later > round_]
         self.pin(pinned)
 
     def pin(self, pinned: tuple[int, ...]) -> None:
@@ -146,11 +172,15 @@ class RoundKeeper:
 
     def add_vote(self, index: int, vote: Vote) -> Addition:
         """Add a vote that is wanted and whose signature is valid."""
-        return self._open(index, vote.round).get_votes(vote.type).add(index, vote)
+        addition = self._open(index, vote.round).add_vote(index, vote)
+        self._note_reached(vote.round)
+        return addition
 
     def add_proposal(self, index: int, stamped: StampedProposal) -> None:
         """Keep a proposal that is wanted and whose signature is valid."""
-        self._open(index, stamped.proposal.round).set_proposal(index, stamped)
+        round_ = stamped.proposal.round
+        self._open(index, round_).add_proposal(index, stamped)
+        self._note_reached(round_)
 
     def get_later_rounds(self) -> list[int]:
         """Return the rounds after the current one of which something is here, ascending."""
@@ -158,10 +188,7 @@ class RoundKeeper:
 
     def find_skip_round(self) -> int | None:
         """Return the highest later round in which f+1 validators have sent something (L55)."""
-        for round_ in reversed(self.get_later_rounds()):
-            if self._validators.is_one_honest(self._rounds[round_].compute_sender_power()):
-                return round_
-        return None
+        return max(self._reached, default=None)
 
     def _is_kept(self, round_: int) -> bool:
         return round_ >= self._current - PAST_ROUNDS_MAX or round_ in self._pinned
@@ -189,9 +216,19 @@ class RoundKeeper:
             votes = self._rounds[round_] = RoundVotes(self._validators)
         return votes
 
+    def _note_reached(self, round_: int) -> None:
+        if (
+            round_ > self._current
+            and round_ not in self._reached
+            and self._validators.is_one_honest(self._rounds[round_].sender_power)
+        ):
+            self._reached.append(round_)
+
     def _forget(self, index: int, round_: int) -> None:
         self._future_by_validator[index].remove(round_)
         votes = self._rounds[round_]
         votes.remove(index)
+        if round_ in self._reached and not self._validators.is_one_honest(votes.sender_power):
+            self._reached.remove(round_)
         if votes.is_empty:
             del self._rounds[round_]

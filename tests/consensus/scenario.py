@@ -6,7 +6,7 @@ round 1, and so on. Blocks are known by names, and their time is `BLOCK_TIME_MS`
 
 from hashlib import sha256
 
-from quorate.chain.ids import Address, Hash, Height, Round, Signature
+from quorate.chain.ids import Hash, Height, Round, Signature
 from quorate.chain.keys import Domain, PrivateKey
 from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import (
@@ -40,6 +40,7 @@ BLOCK_TIME_MS = 1_000_000
 PRECISION_MS = 500
 MESSAGE_DELAY_MS = 2_000
 TIMEOUTS = TimeoutConfig()
+PROPOSERS_KNOWN = 80
 
 
 def make_keys(count: int) -> list[PrivateKey]:
@@ -115,14 +116,14 @@ class Scenario:
             (key.public_key, power) for key, power in zip(keys, powers, strict=True)
         )
         by_address = {key.address: key for key in keys}
-        order: list[Address] = []
-        for round_ in range(64):
-            proposer = self.validators.get_proposer(round_).address
-            if proposer not in order:
-                order.append(proposer)
-            if len(order) == len(keys):
-                break
+        turned, turns = self.validators, [self.validators.proposer.address]
+        for _ in range(1, PROPOSERS_KNOWN):
+            turned = turned.advance(1)
+            turns.append(turned.proposer.address)
+        # A dict remembers the order in which each was seen first.
+        order = dict.fromkeys([*turns, *by_address])
         self.names = {address: chr(ord("A") + i) for i, address in enumerate(order)}
+        self.proposers = [self.names[address] for address in turns]
         self.keys = {name: by_address[address] for address, name in self.names.items()}
         self.blocks: dict[BlockId, str] = {}
         self.address = None if me is None else self.keys[me].address
@@ -153,7 +154,7 @@ class Scenario:
 
     def proposer_of(self, round_: int) -> str:
         """Return the letter of the proposer of a round."""
-        return self.names[self.validators.get_proposer(round_).address]
+        return self.proposers[round_]
 
     def feed(self, input_: Input, *, with_relays: bool = False) -> list[Effect]:
         """Feed the driver; relays are left out unless asked for."""
