@@ -22,35 +22,36 @@ from consensus.driver import Driver
 from consensus.timeouts import TimeoutConfig
 from ledger.genesis import build_genesis_state, compute_genesis_roots
 from ledger.state import State, compute_bucket
-from node.execution.admission import LedgerDoor
-from node.execution.aggregates import BackgroundAggregates
 from node.agreement.block_assembly import BlockAssembly
+from node.agreement.consensus_runner import ConsensusParts, ConsensusRunner
+from node.agreement.evidence_pool import EvidencePool
+from node.agreement.height_start import EmptyBlocks, HeightStart
+from node.agreement.signer import Signer
+from node.config import Config
+from node.errors import GenesisError
+from node.events import EventBus
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.catching_up import CatchUp
+from node.exchange.payload_exchange import PayloadExchange
+from node.exchange.reactor import Reactor, ReactorParts
+from node.exchange.serving import Server
+from node.exchange.transaction_gossip import TransactionGossip
+from node.execution.admission import LedgerDoor
+from node.execution.aggregates import BackgroundAggregates
 from node.execution.chain_position import (
     POSITION_DOCUMENT,
     ChainPosition,
     decode_position,
     make_genesis_position,
 )
-from node.config import Config
-from node.agreement.consensus_runner import ConsensusParts, ConsensusRunner, EmptyBlocks
-from node.errors import GenesisError
-from node.events import EventBus
-from node.agreement.evidence_pool import EvidencePool
 from node.execution.executor import Executor
 from node.execution.judging import Judge
+from node.execution.proposing import Proposer
+from node.execution.retention import Retention
 from node.mempool.mempool import Mempool
 from node.mempool.verifier import TransactionVerifier
 from node.metrics import Metrics
-from node.exchange.payload_exchange import PayloadExchange
-from node.execution.proposing import Proposer
-from node.exchange.reactor import Reactor, ReactorParts
 from node.reporting import Reporter
-from node.execution.retention import Retention
-from node.exchange.serving import Server
-from node.agreement.signer import Signer
-from node.exchange.transaction_gossip import TransactionGossip
 from p2p.network import Network, PeerId
 from store.chain_store import ChainStore
 from store.database import Database
@@ -143,120 +144,147 @@ class Node:
         signer: Signer | None,
         now_ms: Callable[[], int],
     ) -> None:
-        self._network = network
         initialize_storage(storage.chain, genesis)
-        state = State(storage.chain, genesis)
-        position = load_position(storage.chain, state)
-        verifier = TransactionVerifier(genesis.chain_id)
+        self._network = network
         self._aggregates = BackgroundAggregates()
-        executor = Executor(
-            genesis, storage.chain, storage.payloads, state, position, verifier, self._aggregates
-        )
-        mempool = Mempool(
-            config.mempool,
-            genesis.chain_id,
-            LedgerDoor(executor, storage.chain, storage.payloads, now_ms),
-            storage.journal,
-            trio.current_time,
-            verifier=verifier,
-            report=lambda peer, penalty, reason: network.report(PeerId(peer), penalty, reason),
-            want_payload=self._want_payload,
-        )
-        self._retention = Retention(
-            storage.journal,
-            storage.payloads,
-            state.is_payload_needed,
-            lambda: frozenset(
-                entry.payload_hash
-                for entry in mempool.iterate_older_than(0)
-                if entry.payload_hash is not None
-            ),
-        )
-        evidence, assembly = EvidencePool(), BlockAssembly()
-        broadcaster, self._catch_up = Broadcaster(network), CatchUp(network)
-        self._catch_up.advance(position.height)
+        verifier = TransactionVerifier(genesis.chain_id)
+        executor = _make_executor(genesis, storage, verifier, self._aggregates)
+        self._mempool = self._make_mempool(config, storage, executor, verifier, now_ms)
+        self._retention = _make_retention(storage, executor, self._mempool)
         self._exchange = PayloadExchange(
             network,
             storage.payloads,
             config.storage.payload_bytes_max,
-            mempool.receive_payload,
+            self._mempool.receive_payload,
         )
-        judge = Judge(executor, assembly, self._exchange, self._aggregates)
-        driver = Driver(
-            genesis.chain_id,
-            signer.key.address if signer is not None else None,
-            make_timeouts(config),
-            last_height=position.height,
-            validators=position.validators,
-        )
-        proposer = None
-        if signer is not None:
-            proposer = Proposer(
-                signer.key,
-                executor,
-                mempool,
-                evidence,
-                judge,
-                config.consensus.block_transactions_max,
-                now_ms,
-            )
-        metrics, events = Metrics(genesis.chain_id), EventBus()
+        self._catch_up = CatchUp(network)
+        self._catch_up.advance(executor.position.height)
+        broadcaster = Broadcaster(network)
         self._gossip = TransactionGossip(
-            network, mempool, storage.payloads, broadcaster, config.mempool
+            network, self._mempool, storage.payloads, broadcaster, config.mempool
         )
-        reporter = Reporter(events, metrics, mempool, self._retention)
-        self._runner = ConsensusRunner(
-            ConsensusParts(
-                driver=driver,
-                executor=executor,
-                assembly=assembly,
-                signer=signer,
-                log=storage.log,
-                broadcaster=broadcaster,
-                judge=judge,
-                proposer=proposer,
-                catch_up=self._catch_up,
-                evidence=evidence,
-                has_transactions=lambda: mempool.ready_count > 0,
-                on_decided=reporter.on_decided,
-                on_round=reporter.on_round,
-                now_ms=now_ms,
-            ),
-            EmptyBlocks(
-                config.consensus.create_empty_blocks,
-                config.consensus.empty_block_interval_ms / 1000,
-            ),
+        metrics, events = Metrics(genesis.chain_id), EventBus(now_ms())
+        parts = self._make_consensus_parts(
+            config,
+            storage,
+            executor,
+            signer,
+            broadcaster,
+            Reporter(events, metrics, self._mempool, self._retention),
+            now_ms,
         )
+        self._runner = ConsensusRunner(parts)
         self._reactor = Reactor(
             ReactorParts(
                 network=network,
-                driver=driver,
+                driver=parts.driver,
                 runner=self._runner,
                 executor=executor,
-                assembly=assembly,
+                assembly=parts.assembly,
                 broadcaster=broadcaster,
                 catch_up=self._catch_up,
-                evidence=evidence,
+                evidence=parts.evidence,
                 gossip=self._gossip,
                 server=Server(storage.chain, storage.payloads, self._gossip),
                 store=storage.chain,
                 now_ms=now_ms,
             )
         )
-        self._mempool = mempool
         self.services = NodeServices(
             config=config,
             genesis=genesis,
             network=network,
             storage=storage,
             executor=executor,
-            driver=driver,
+            driver=parts.driver,
             runner=self._runner,
-            mempool=mempool,
+            mempool=self._mempool,
             catch_up=self._catch_up,
             events=events,
             metrics=metrics,
             signer=signer,
+            now_ms=now_ms,
+        )
+
+    def _make_mempool(
+        self,
+        config: Config,
+        storage: NodeStorage,
+        executor: Executor,
+        verifier: TransactionVerifier,
+        now_ms: Callable[[], int],
+    ) -> Mempool:
+        return Mempool(
+            config.mempool,
+            executor.chain_id,
+            LedgerDoor(executor, storage.chain, storage.payloads, now_ms),
+            storage.journal,
+            trio.current_time,
+            verifier=verifier,
+            report=lambda peer, penalty, reason: self._network.report(
+                PeerId(peer), penalty, reason
+            ),
+            want_payload=self._want_payload,
+        )
+
+    def _make_consensus_parts(
+        self,
+        config: Config,
+        storage: NodeStorage,
+        executor: Executor,
+        signer: Signer | None,
+        broadcaster: Broadcaster,
+        reporter: Reporter,
+        now_ms: Callable[[], int],
+    ) -> ConsensusParts:
+        position = executor.position
+        evidence, assembly = EvidencePool(), BlockAssembly()
+        judge = Judge(executor, assembly, self._exchange, self._aggregates)
+        driver = Driver(
+            executor.chain_id,
+            signer.key.address if signer is not None else None,
+            make_timeouts(config),
+            last_height=position.height,
+            validators=position.validators,
+        )
+        proposer = (
+            None
+            if signer is None
+            else Proposer(
+                signer.key,
+                executor,
+                self._mempool,
+                evidence,
+                judge,
+                config.consensus.block_transactions_max,
+                now_ms,
+            )
+        )
+        empty_blocks = EmptyBlocks(
+            config.consensus.create_empty_blocks, config.consensus.empty_block_interval_ms / 1000
+        )
+        return ConsensusParts(
+            driver=driver,
+            executor=executor,
+            assembly=assembly,
+            signer=signer,
+            log=storage.log,
+            broadcaster=broadcaster,
+            judge=judge,
+            proposer=proposer,
+            catch_up=self._catch_up,
+            evidence=evidence,
+            height_start=HeightStart(
+                executor,
+                driver,
+                self._catch_up,
+                evidence,
+                lambda: self._mempool.ready_count > 0,
+                empty_blocks,
+                now_ms,
+            ),
+            on_decided=reporter.on_decided,
+            on_round=reporter.on_round,
             now_ms=now_ms,
         )
 
@@ -299,6 +327,30 @@ class Node:
             await self._mempool.wait_for_transactions()
             self._runner.wake()
             await trio.sleep(self.services.config.mempool.gossip_interval_ms / 1000)
+
+
+def _make_executor(
+    genesis: Genesis,
+    storage: NodeStorage,
+    verifier: TransactionVerifier,
+    aggregates: BackgroundAggregates,
+) -> Executor:
+    state = State(storage.chain, genesis)
+    position = load_position(storage.chain, state)
+    return Executor(genesis, storage.chain, storage.payloads, state, position, verifier, aggregates)
+
+
+def _make_retention(storage: NodeStorage, executor: Executor, mempool: Mempool) -> Retention:
+    return Retention(
+        storage.journal,
+        storage.payloads,
+        executor.state.is_payload_needed,
+        lambda: frozenset(
+            entry.payload_hash
+            for entry in mempool.iterate_older_than(0)
+            if entry.payload_hash is not None
+        ),
+    )
 
 
 def make_timeouts(config: Config) -> TimeoutConfig:

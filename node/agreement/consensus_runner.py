@@ -10,6 +10,7 @@ fed back as an input. These are two of the three loops that ARCHITECTURE.md name
 a decision that starts the next height.
 """
 
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -47,53 +48,26 @@ from consensus.inputs import (
     encode_input,
 )
 from node.agreement.block_assembly import BlockAssembly
-from node.exchange.broadcasting import Broadcaster
-from node.exchange.catching_up import CatchUp, FetchedBlock
-from node.errors import DoubleSignError
 from node.agreement.evidence_pool import EvidencePool
-from node.execution.executor import ExecutedBlock, Executor
-from node.execution.judging import Judge
-from node.exchange.messages import PartMessage
-from node.execution.proposing import Proposer
+from node.agreement.height_start import HeightStart
+from node.agreement.inbox import Inbox, Incoming, IncomingPart, Item
 from node.agreement.recovery import find_outstanding_effects, read_inputs
 from node.agreement.signer import Signer
+from node.errors import DoubleSignError
+from node.exchange.broadcasting import Broadcaster
+from node.exchange.catching_up import CatchUp, FetchedBlock
+from node.execution.executor import ExecutedBlock, Executor
+from node.execution.judging import Judge
+from node.execution.proposing import Proposer
 from p2p.network import PeerId
 from store.segmented_log import SegmentedLog
 
-INBOX_MAX = 16_384
-"""Items from peers that wait for the loop; more are dropped and repaired by status exchange."""
-OWN_INBOX_MAX = 4096
-"""Room beside it for the node's own items, of which there are a few per round at most."""
 DRAIN_MAX = 128
 """Items handled between two looks at the node's other tasks."""
 EARLY_PARTS_MAX = 128
 """Parts of the next height's block that arrive before this height is done."""
 
 _log = structlog.get_logger("consensus")
-
-
-@dataclass(frozen=True, slots=True)
-class Incoming:
-    """A consensus input from a peer, or from this node if `peer` is None."""
-
-    input: Input
-    peer: PeerId | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class IncomingPart:
-    """A part of a proposed block."""
-
-    message: PartMessage
-    peer: PeerId
-
-
-@dataclass(frozen=True, slots=True)
-class EmptyBlocks:
-    """When to make blocks without transactions: never, or `interval_s` after the last block."""
-
-    is_enabled: bool
-    interval_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,14 +84,10 @@ class ConsensusParts:
     proposer: Proposer | None
     catch_up: CatchUp
     evidence: EvidencePool
-    has_transactions: Callable[[], bool]
+    height_start: HeightStart
     on_decided: Callable[[ExecutedBlock, Commit], None]
     on_round: Callable[[int, int], None]
     now_ms: Callable[[], int]
-
-
-Item = Incoming | IncomingPart | Commit | None
-"""What the inbox holds; a commit is a decision that has been executed, None a call to look."""
 
 
 class ConsensusRunner:
@@ -127,37 +97,34 @@ class ConsensusRunner:
     ----------
     parts : ConsensusParts
         What the loop works with.
-    empty_blocks : EmptyBlocks
-        When to make blocks without transactions.
     """
 
-    def __init__(self, parts: ConsensusParts, empty_blocks: EmptyBlocks) -> None:
+    def __init__(self, parts: ConsensusParts) -> None:
         self._parts = parts
         self._driver = parts.driver
         self._executor = parts.executor
-        self._empty_blocks = empty_blocks
-        self._to_inbox, self._inbox = trio.open_memory_channel[Item](INBOX_MAX + OWN_INBOX_MAX)
+        self._inbox = Inbox()
         self._scopes: set[trio.CancelScope] = set()
         self._early_parts: list[IncomingPart] = []
-        self._decided_at = trio.current_time()
         self._is_waiting = True
         self._undecided: Commit | None = None
         self._reported_round = -1
-        self.dropped_inputs = 0
 
     # What others call: all return at once.
 
     def receive(self, item: Incoming | IncomingPart) -> None:
-        """Put an input or a part from a peer into the inbox; when it is full, drop it."""
-        if self._inbox.statistics().current_buffer_used >= INBOX_MAX:
-            self.dropped_inputs += 1
-        else:
-            self._to_inbox.send_nowait(item)
+        """Put what a peer sent into the inbox; when it is full, drop it."""
+        self._inbox.put_from_peer(item)
 
     def wake(self) -> None:
         """Look again whether there is a reason to start the next height."""
-        if self._is_waiting and not self._inbox.statistics().current_buffer_used:
-            self._to_inbox.send_nowait(None)
+        if self._is_waiting:
+            self._inbox.wake()
+
+    @property
+    def dropped_inputs(self) -> int:
+        """Items from peers that found the inbox full."""
+        return self._inbox.dropped
 
     @property
     def is_waiting(self) -> bool:
@@ -178,15 +145,18 @@ class ConsensusRunner:
             nursery.start_soon(self._watch_fetched)
             while True:
                 self._take_fetched()
-                if self._is_waiting and self._is_start_due():
+                if self._is_waiting and self._parts.height_start.is_due():
                     self._start_height()
-                with trio.move_on_at(self._wake_at()):
-                    self._handle(await self._inbox.receive())
+                with trio.move_on_at(self._get_wake_time()):
+                    self._handle(await self._inbox.get())
                 for _ in range(DRAIN_MAX):
                     try:
-                        self._handle(self._inbox.receive_nowait())
+                        self._handle(self._inbox.get_nowait())
                     except trio.WouldBlock:
                         break
+
+    def _get_wake_time(self) -> float:
+        return self._parts.height_start.get_time() if self._is_waiting else math.inf
 
     def _handle(self, item: Item) -> None:
         match item:
@@ -270,7 +240,7 @@ class ConsensusRunner:
     async def _time(self, timeout: ScheduleTimeout) -> None:
         await trio.sleep(timeout.duration_ms / 1000)
         elapsed = TimeoutElapsed(timeout.kind, Height(timeout.height), Round(timeout.round))
-        self._to_inbox.send_nowait(Incoming(elapsed))
+        self._inbox.put_own(Incoming(elapsed))
 
     async def _propose(self, request: RequestProposal) -> None:
         if self._parts.proposer is None:
@@ -281,7 +251,7 @@ class ConsensusRunner:
         proposed = ProposeBlock(
             header.height, Round(request.round), executed.block_id, header.time_ms
         )
-        self._to_inbox.send_nowait(Incoming(proposed))
+        self._inbox.put_own(Incoming(proposed))
 
     def _begin_judging(self, effect: JudgeProposal) -> None:
         self._parts.assembly.expect(effect.block_id)
@@ -296,7 +266,7 @@ class ConsensusRunner:
         is_valid = executed is not None
         time_ms = executed.block.header.time_ms if executed is not None else 0
         verdict = ProposalJudged(Height(height), block_id, is_valid, time_ms)
-        self._to_inbox.send_nowait(Incoming(verdict))
+        self._inbox.put_own(Incoming(verdict))
 
     def _add_part(self, item: IncomingPart) -> None:
         message = item.message
@@ -327,7 +297,7 @@ class ConsensusRunner:
         executed = self._executor.commit(commit)
         self._parts.log.mark(commit.height)
         self._cancel_tasks()
-        self._decided_at = trio.current_time()
+        self._parts.height_start.note_decision()
         self._is_waiting = True
         self._parts.evidence.remove(executed.evidence)
         self._parts.catch_up.advance(commit.height)
@@ -338,34 +308,7 @@ class ConsensusRunner:
         executed = await self._parts.judge.judge(commit.block_id)
         if executed is None:
             self._parts.judge.raise_divergence(commit)
-        self._to_inbox.send_nowait(commit)
-
-    def _is_start_due(self) -> bool:
-        position = self._executor.position
-        if position.block_id is None or self._parts.has_transactions() or len(self._parts.evidence):
-            return True
-        height = position.next_height
-        if self._driver.has_messages_for(height) or self._parts.catch_up.get(height) is not None:
-            return True
-        due_ms = self._executor.next_due_time_ms
-        if due_ms is not None and self._parts.now_ms() >= due_ms:
-            return True
-        if self._executor.finalizations_due:
-            return True
-        waited = trio.current_time() - self._decided_at
-        return self._empty_blocks.is_enabled and waited >= self._empty_blocks.interval_s
-
-    def _wake_at(self) -> float:
-        """Return when, in trio's time, to look again though nothing arrived."""
-        if not self._is_waiting:
-            return float("inf")
-        times = [float("inf")]
-        if self._empty_blocks.is_enabled:
-            times.append(self._decided_at + self._empty_blocks.interval_s)
-        due_ms = self._executor.next_due_time_ms
-        if due_ms is not None:
-            times.append(trio.current_time() + max(0, due_ms - self._parts.now_ms()) / 1000)
-        return min(times)
+        self._inbox.put_own(commit)
 
     def _start_height(self) -> None:
         position = self._executor.position
@@ -390,7 +333,7 @@ class ConsensusRunner:
     async def _watch_fetched(self) -> None:
         while True:
             await self._parts.catch_up.arrived.wait()
-            self._to_inbox.send_nowait(None)
+            self._inbox.wake()
 
     def _take_fetched(self) -> None:
         height = self._executor.position.next_height
@@ -448,7 +391,7 @@ class ConsensusRunner:
         for effect in outstanding:
             own = self._perform(effect, None)
             if own is not None:
-                self._to_inbox.send_nowait(Incoming(own))
+                self._inbox.put_own(Incoming(own))
 
     # Tasks that end with their height.
 

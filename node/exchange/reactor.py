@@ -16,11 +16,11 @@ from quorate.chain.ids import Height
 from consensus.driver import Driver
 from consensus.inputs import ProposalReceived, VoteReceived
 from node.agreement.block_assembly import BlockAssembly
+from node.agreement.consensus_runner import ConsensusRunner
+from node.agreement.evidence_pool import EvidencePool
+from node.agreement.inbox import Incoming, IncomingPart
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.catching_up import CatchUp
-from node.agreement.consensus_runner import ConsensusRunner, Incoming, IncomingPart
-from node.agreement.evidence_pool import EvidencePool
-from node.execution.executor import Executor
 from node.exchange.messages import (
     NEIGHBOURS_MAX,
     EvidenceMessage,
@@ -37,6 +37,7 @@ from node.exchange.messages import (
 )
 from node.exchange.serving import Server
 from node.exchange.transaction_gossip import TransactionGossip
+from node.execution.executor import Executor
 from p2p.network import Network, PeerId, Priority
 from store.chain_store import ChainStore
 

@@ -34,7 +34,7 @@ BLOCKS_BETWEEN_CHECKPOINTS = 16
 
 
 class PendingTransactions(Protocol):
-    """Where pending transactions are looked up: `node.exchange.transaction_gossip.TransactionGossip`."""
+    """Where pending transactions are looked up: `transaction_gossip` is one."""
 
     def get_entry(self, transaction_hash: Hash) -> TransactionEntry | None:
         """Return a pending transaction with its payload if it is small."""

@@ -14,10 +14,8 @@ from quorate.chain.codec import decode
 from quorate.chain.errors import DecodeError
 from quorate.chain.ids import Hash
 
-from node.exchange.broadcasting import Broadcaster
 from node.config import MempoolSection
-from node.mempool.door import PendingTransaction
-from node.mempool.mempool import Mempool
+from node.exchange.broadcasting import Broadcaster
 from node.exchange.messages import (
     HASHES_PER_MESSAGE_MAX,
     RIDING_PAYLOAD_BYTES_MAX,
@@ -29,6 +27,8 @@ from node.exchange.messages import (
     TransactionsMessage,
     encode_message,
 )
+from node.mempool.door import PendingTransaction
+from node.mempool.mempool import Mempool
 from p2p.network import RESPONSE_BYTES_MAX, Network, PeerId, Priority, RequestFailed
 from store.payload_contract import Payloads
 

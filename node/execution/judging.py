@@ -11,10 +11,10 @@ from quorate.chain.errors import BlockError, InvariantError, PendingError
 from quorate.chain.ids import Hash
 from quorate.chain.vote import BlockId, Commit
 
-from node.execution.aggregates import BackgroundAggregates
 from node.agreement.block_assembly import BlockAssembly, PartSet
-from node.execution.executor import ExecutedBlock, Executor
 from node.exchange.payload_exchange import PayloadExchange
+from node.execution.aggregates import BackgroundAggregates
+from node.execution.executor import ExecutedBlock, Executor
 
 RETRY_S = 0.02
 """How long to wait when something is pending that nobody announces."""
