@@ -1,0 +1,92 @@
+"""When the next height begins: as soon as there is a reason to make a block.
+
+Owns the reasons. Never starts a height itself. A block without transactions is made only at the
+configured interval, or when the ledger needs one because a training round is due.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import trio
+
+from consensus.driver import Driver
+from node.agreement.evidence_pool import EvidencePool
+from node.exchange.catching_up import CatchUp
+from node.execution.executor import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class EmptyBlocks:
+    """When to make blocks without transactions: never, or `interval_s` after the last block."""
+
+    is_enabled: bool
+    interval_s: float
+
+
+class HeightStart:
+    """Tells whether a height may begin, and when to look again.
+
+    Parameters
+    ----------
+    executor : Executor
+        Knows what the ledger is waiting for.
+    driver : Driver
+        Knows whether others have begun.
+    catch_up : CatchUp
+        Knows whether others have decided.
+    evidence : EvidencePool
+        Evidence is a reason for a block.
+    has_transactions : callable
+        Whether a block would hold transactions.
+    empty_blocks : EmptyBlocks
+        When to make blocks without any.
+    now_ms : callable
+        The wall clock, in milliseconds.
+    """
+
+    def __init__(
+        self,
+        executor: Executor,
+        driver: Driver,
+        catch_up: CatchUp,
+        evidence: EvidencePool,
+        has_transactions: Callable[[], bool],
+        empty_blocks: EmptyBlocks,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._executor = executor
+        self._driver = driver
+        self._catch_up = catch_up
+        self._evidence = evidence
+        self._has_transactions = has_transactions
+        self._empty_blocks = empty_blocks
+        self._now_ms = now_ms
+        self._decided_at = trio.current_time()
+
+    def note_decision(self) -> None:
+        """Begin to wait: a height was decided just now."""
+        self._decided_at = trio.current_time()
+
+    def is_due(self) -> bool:
+        """Tell whether there is a reason to begin now."""
+        position = self._executor.position
+        # The first block follows at once: it shows that the network is alive.
+        has_work = position.block_id is None or self._has_transactions() or len(self._evidence) > 0
+        return (
+            has_work
+            or bool(self._executor.finalizations_due)
+            or self._driver.has_messages_for(position.next_height)
+            or self._catch_up.get(position.next_height) is not None
+            or trio.current_time() >= self.get_time()
+        )
+
+    def get_time(self) -> float:
+        """Return when, in trio's time, a height begins though nothing arrives; maybe never."""
+        times = [math.inf]
+        if self._empty_blocks.is_enabled:
+            times.append(self._decided_at + self._empty_blocks.interval_s)
+        due_ms = self._executor.next_due_time_ms
+        if due_ms is not None:
+            times.append(trio.current_time() + max(0, due_ms - self._now_ms()) / 1000)
+        return min(times)
