@@ -195,7 +195,9 @@ class Chain:
         transaction = Transaction(TRANSACTION_VERSION, chain_id, key.public_key, nonce, fee, body)
         return SignedTransaction(transaction, NO_SIGNATURE)
 
-    def make_update(self, task_id: Hash, values: Sequence[int], **changes: object) -> SubmitUpdate:
+    def make_update(
+        self, task_id: Hash, values: Sequence[int], /, **changes: object
+    ) -> SubmitUpdate:
         """An update of the open training round; its payload is at hand."""
         task = self.get_task(task_id)
         payload = encode_update(values)

@@ -84,7 +84,7 @@ def test_who_is_admitted_in_a_block_may_act_in_it() -> None:
         (OTHER_ADMIN, admit(STRANGER), ErrorCode.NOT_AUTHORIZED, "administers 'lab', not 'clinic'"),
         (ADMIN, admit(PROVIDER), ErrorCode.ALREADY_EXISTS, "revoke it first"),
         (PROVIDER, RevokeMember(PROVIDER.address), ErrorCode.NOT_AUTHORIZED, "role administrator"),
-        (ADMIN, RevokeMember(STRANGER.address), ErrorCode.NOT_FOUND, "no member of this chain"),
+        (ADMIN, RevokeMember(STRANGER.address), ErrorCode.NOT_FOUND, "no member's on this chain"),
         (OTHER_ADMIN, RevokeMember(PROVIDER.address), ErrorCode.NOT_AUTHORIZED, "not 'clinic'"),
     ],
 )

@@ -70,7 +70,7 @@ def test_an_optimizer_with_a_state_starts_at_zero() -> None:
     [
         ({"tensors": (TensorSpec("w", (3,), 16, 12),) * 2}, "same name"),
         ({"tensors": (TensorSpec("w", (PARAMETERS_MAX, 2), 16, 12),)}, "the limit is"),
-        ({"policy": make_policy(updates_min=5, updates_max=4)}, "updates_max is 4, below"),
+        ({"policy": make_policy(updates_min=5, updates_max=4)}, "maximum of 4 updates is below"),
         ({"rule": AggregationRule((Stage.MEDIAN,), 1)}, "needs n >= 2 . num_byzantine . 1 = 3"),
         ({"rule": AggregationRule((Stage.CLIP,), 0)}, "cannot be the last stage"),
         ({"rule": AggregationRule((Stage.MEDIAN,), 0), "example_count_max": 9}, "ignores example"),
