@@ -32,7 +32,7 @@ MODULE_SENTENCES_MIN = 2
 GENERATED_FOLDERS = frozenset({"__pycache__", "build", "dist", "out"})
 DAEMON = ("aggregation", "bench", "cli.py", "consensus", "ledger", "node", "p2p", "store")
 PURE_CORES = ("aggregation", "consensus", "ledger", "sdk/quorate/chain")
-SDK_LIBRARIES = frozenset({"httpx", "msgpack", "msgspec", "nacl", "numpy", "quorate"})
+SDK_LIBRARIES = frozenset({"anyio", "httpx", "msgpack", "msgspec", "nacl", "numpy", "quorate"})
 
 VAGUE_NAMES = frozenset({"common", "helper", "helpers", "manager", "misc", "util", "utils"})
 IMPURE_MODULES = frozenset(

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.packaging, pytest.mark.xdist_group("packaging")]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DAEMON_PACKAGES = ("aggregation", "bench", "consensus", "ledger", "node", "p2p", "store")
-SDK_DEPENDENCIES = {"httpx", "msgpack", "msgspec", "numpy", "pynacl"}
+SDK_DEPENDENCIES = {"anyio", "httpx", "msgpack", "msgspec", "numpy", "pynacl"}
 
 # Runs in a new interpreter, where importing anything of the daemon fails as if it were absent.
 IMPORT_EVERYTHING = """

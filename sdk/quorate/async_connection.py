@@ -1,0 +1,209 @@
+"""Connections to nodes under trio or asyncio: scripts whose operations are awaited.
+
+Owns the HTTP connections of the asynchronous client. Never knows what a request is about, and
+never starts a task of its own.
+"""
+
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import TypeVar, assert_never
+
+import anyio
+import anyio.to_thread
+import httpx
+
+from quorate.errors import ConnectionFailedError
+from quorate.event_stream import EventParser
+from quorate.http_exchange import (
+    BodyCollector,
+    ConnectionOptions,
+    make_failure,
+    make_feed_timeout,
+    make_timeout,
+    read_refusal,
+)
+from quorate.rpc_protocol import Request
+from quorate.rpc_reading import Response
+from quorate.rpc_types import Event
+from quorate.script import (
+    CloseFeed,
+    Endpoint,
+    Feed,
+    OpenFeed,
+    Operation,
+    ReadClock,
+    ReadFeed,
+    RunFunction,
+    Script,
+    Send,
+    Sleep,
+)
+
+T = TypeVar("T")
+
+
+class _Stream:
+    """An open stream of events."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        self.response = response
+        self._chunks = response.aiter_bytes()
+        self._parser = EventParser()
+        self._events: deque[Event] = deque()
+
+    async def read(self) -> Event | None:
+        while not self._events:
+            try:
+                chunk = await anext(self._chunks, None)
+            except httpx.HTTPError:  # Silence, or a lost connection: the next stream goes on.
+                return None
+            if chunk is None:
+                return None
+            self._events.extend(self._parser.receive(chunk))
+        return self._events.popleft()
+
+
+class AsyncConnection:
+    """The connections to one node.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+    options : ConnectionOptions
+    transport : httpx.AsyncBaseTransport, optional
+        Something else than the network.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        options: ConnectionOptions,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.endpoint = endpoint
+        self._options = options
+        self._http = httpx.AsyncClient(
+            timeout=make_timeout(options.timeout_s),
+            headers=dict(options.headers),
+            trust_env=options.trust_env,
+            transport=transport,
+        )
+        self._streams: dict[Feed, _Stream] = {}
+
+    async def aclose(self) -> None:
+        """Close all."""
+        for feed in list(self._streams):
+            await self.close_feed(feed)
+        await self._http.aclose()
+
+    def _build(self, request: Request, timeout: httpx.Timeout | None = None) -> httpx.Request:
+        return self._http.build_request(
+            request.method,
+            self.endpoint.url + request.path,
+            params=list(request.query) or None,
+            headers=dict(request.headers),
+            content=request.content,
+            timeout=make_timeout(self._options.timeout_s) if timeout is None else timeout,
+        )
+
+    async def send(self, request: Request) -> Response:
+        """Send a request and return its response.
+
+        Raises
+        ------
+        ConnectionFailedError
+            If there is none.
+        ProtocolError
+            If it is larger than a sound one.
+        """
+        try:
+            response = await self._http.send(self._build(request), stream=True)
+            try:
+                body = BodyCollector(request, response)
+                async for chunk in response.aiter_bytes():
+                    body.receive(chunk)
+                return body.finish()
+            finally:
+                await response.aclose()
+        except httpx.HTTPError as error:
+            raise make_failure(self.endpoint.url, error) from error
+
+    async def open_feed(self, feed: Feed) -> None:
+        """Open a feed's stream unless it is open.
+
+        Raises
+        ------
+        ConnectionFailedError, RpcError
+            If there is none to be had.
+        """
+        if feed in self._streams:
+            return
+        request = feed.request
+        try:
+            built = self._build(request, make_feed_timeout(feed, self._options.timeout_s))
+            response = await self._http.send(built, stream=True)
+            if response.status_code != 200:
+                body = BodyCollector(request, response)
+                async for chunk in response.aiter_bytes():
+                    body.receive(chunk)
+                await response.aclose()
+                raise read_refusal(request, body.finish())
+        except httpx.HTTPError as error:
+            raise make_failure(self.endpoint.url, error) from error
+        self._streams[feed] = _Stream(response)
+
+    async def read_feed(self, feed: Feed) -> Event | None:
+        """Wait for a feed's next event; None if its stream fell silent or ended."""
+        stream = self._streams.get(feed)
+        event = None if stream is None else await stream.read()
+        if event is None:
+            await self.close_feed(feed)
+        elif event.id:
+            feed.last_event_id = event.id
+        return event
+
+    async def close_feed(self, feed: Feed) -> None:
+        """Close a feed's stream if it is open."""
+        stream = self._streams.pop(feed, None)
+        if stream is not None:
+            await stream.response.aclose()
+
+
+async def run_script_async(script: Script[T], connections: Mapping[Endpoint, AsyncConnection]) -> T:
+    """Perform a script's operations until it returns."""
+    try:
+        operation = next(script)
+        while True:
+            try:
+                outcome = await _perform(operation, connections)
+            except ConnectionFailedError as error:
+                operation = script.throw(error)
+            else:
+                operation = script.send(outcome)
+    except StopIteration as end:
+        value: T = end.value
+        return value
+    finally:
+        script.close()
+
+
+async def _perform(operation: Operation, connections: Mapping[Endpoint, AsyncConnection]) -> object:
+    match operation:
+        case Send(endpoint, request):
+            return await connections[endpoint].send(request)
+        case Sleep(seconds):
+            await anyio.sleep(seconds)
+        case ReadClock():
+            return time.monotonic()
+        case RunFunction(function):
+            return await anyio.to_thread.run_sync(function)
+        case OpenFeed(feed):
+            await connections[feed.endpoint].open_feed(feed)
+        case ReadFeed(feed):
+            return await connections[feed.endpoint].read_feed(feed)
+        case CloseFeed(feed):
+            await connections[feed.endpoint].close_feed(feed)
+        case _:
+            assert_never(operation)
+    return None

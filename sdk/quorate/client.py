@@ -1,0 +1,294 @@
+"""The synchronous client of a node's RPC, for scripts and notebooks.
+
+Owns the methods a person calls. Never holds a key beyond the call that signs with it; what a
+node answers is trusted only where a method says that it was verified.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TypeVar
+
+import httpx
+
+from quorate import procedures, submissions
+from quorate import rpc_protocol as rpc
+from quorate.chain.block import Block, Header
+from quorate.chain.genesis import Genesis
+from quorate.chain.keys import PrivateKey
+from quorate.chain.merkle import MerkleProof
+from quorate.chain.task import TaskSpec
+from quorate.chain.transaction import Body
+from quorate.chain.validators import ValidatorSet
+from quorate.chain.vote import Commit
+from quorate.chain.weights import ModelLeaf
+from quorate.connection import Connection, run_script
+from quorate.http_exchange import ConnectionOptions
+from quorate.rpc_protocol import TaskKey
+from quorate.rpc_types import (
+    Account,
+    Event,
+    ParticipantInfo,
+    Status,
+    Submitted,
+    Task,
+    TaskSummary,
+    TrainingRound,
+    TransactionInfo,
+    Weights,
+)
+from quorate.script import Endpoint, Feed, Script, perform, read_next_event
+from quorate.submissions import Measurement, UpdateDraft
+from quorate.verification import VerifiedWeights
+
+T = TypeVar("T")
+
+
+class Client:
+    """A node's RPC.
+
+    Parameters
+    ----------
+    url : str
+        The address of the node's RPC.
+    timeout_s : float
+        How long a request may go without an answer.
+    retries : int
+        How often a request is sent again when the connection fails or the node's mempool is
+        full. All requests, submissions too, may be repeated without harm.
+    genesis : Genesis, optional
+        The chain's genesis document; asked of the node when it is needed and not given.
+    headers : mapping, optional
+        Sent with every request.
+    trust_env : bool
+        Whether to heed the environment's proxies; off, as a node is usually near.
+    transport : httpx.BaseTransport, optional
+        Something else than the network to send requests through.
+
+    Examples
+    --------
+    >>> from quorate import Client
+    >>> with Client("http://127.0.0.1:26657") as node:  # doctest: +SKIP
+    ...     print(node.status().height)
+    ...     task = node.task("digits")
+    ...     print(task.training_round, task.spec.dimension)
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 10.0,
+        retries: int = 5,
+        genesis: Genesis | None = None,
+        headers: Mapping[str, str] | None = None,
+        trust_env: bool = False,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self.endpoint = Endpoint(url.rstrip("/"), retries, genesis)
+        options = ConnectionOptions(timeout_s, headers or {}, trust_env)
+        self.connection = Connection(self.endpoint, options, transport)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.connection.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # --- what the node knows ---------------------------------------------------------------------
+
+    def health(self) -> bool:
+        """Return True if the node answers."""
+        return self._ask(rpc.get_health())
+
+    def status(self) -> Status:
+        """Return who the node is and what it has decided."""
+        return self._ask(rpc.get_status())
+
+    def genesis(self) -> Genesis:
+        """Return the genesis document, asked for once; as trustworthy as the node."""
+        return self.run(procedures.get_chain(self.endpoint))
+
+    def block(self, height: int | None = None) -> Block:
+        """Return a block, by default the latest."""
+        return self._ask(rpc.get_block(height))
+
+    def commit(self, height: int | None = None) -> tuple[Header, Commit]:
+        """Return a header and the commit that proves it, by default the latest."""
+        return self._ask(rpc.get_commit(height))
+
+    def validators(self, height: int | None = None) -> ValidatorSet:
+        """Return the validators of a height, by default the latest."""
+        return self._ask(rpc.get_validators(height))
+
+    def transaction(self, transaction_hash: bytes) -> TransactionInfo:
+        """Return where a transaction is; `RpcError` with code `not_found` if nowhere."""
+        return self._ask(rpc.get_transaction(transaction_hash))
+
+    def account(self, address: bytes) -> Account:
+        """Return an account's nonces and balance."""
+        return self._ask(rpc.get_account(address))
+
+    def tasks(self) -> tuple[TaskSummary, ...]:
+        """Return all tasks."""
+        return self._ask(rpc.get_tasks())
+
+    def task(self, task: TaskKey) -> Task:
+        """Return a task, by its id or name."""
+        return self.run(procedures.get_task(self.endpoint, task))
+
+    def participants(self, task: TaskKey) -> tuple[ParticipantInfo, ...]:
+        """Return who is registered for a task."""
+        return self._ask(rpc.get_participants(task))
+
+    def training_round(self, task: TaskKey, number: int | None = None) -> TrainingRound:
+        """Return a training round, by default the open one."""
+        return self._ask(rpc.get_training_round(task, number))
+
+    def proof(self, task: TaskKey, height: int | None = None) -> tuple[int, ModelLeaf, MerkleProof]:
+        """Return a height, what the chain says of the task there, and the proof of it."""
+        return self._ask(rpc.get_proof(task, height))
+
+    def weights(self, task: TaskKey) -> Weights:
+        """Download the latest finalized weights; whether they are the chain's is not checked."""
+        return self.run(procedures.download_weights(self.endpoint, task))
+
+    def get_verified_weights(
+        self,
+        task: TaskKey,
+        trusted: Genesis | ValidatorSet,
+        *,
+        commit_from: "Client | None" = None,
+        timeout_s: float = 30.0,
+    ) -> VerifiedWeights:
+        """Download the latest finalized weights and check them against those one trusts.
+
+        Parameters
+        ----------
+        task : Task, bytes or str
+            The task, its id or its name. A name is resolved by the node; an id is not.
+        trusted : Genesis or ValidatorSet
+            More than two thirds of this power must have signed. Get the genesis document from
+            somebody you trust, not from the node.
+        commit_from : Client, optional
+            Another node to ask for the commit, so that two would have to agree on a lie.
+        timeout_s : float
+            How long that other node may be behind.
+
+        Raises
+        ------
+        VerificationError
+            Naming the step that failed.
+
+        Examples
+        --------
+        >>> genesis = read_genesis("genesis.json")  # doctest: +SKIP
+        >>> verified = mine.get_verified_weights(
+        ...     "digits", genesis, commit_from=theirs
+        ... )  # doctest: +SKIP
+        >>> arrays = verified.to_arrays(schema)  # doctest: +SKIP
+        """
+        source = self if commit_from is None else commit_from
+        script = procedures.get_verified_weights(
+            self.endpoint, source.endpoint, task, trusted, timeout_s
+        )
+        return self.run(script, others=(source,))
+
+    def events(
+        self,
+        types: Sequence[str] = (),
+        *,
+        transactions: Sequence[bytes] = (),
+        last_event_id: str | None = None,
+    ) -> Iterator[Event]:
+        """Iterate over the node's events, for ever, through lost connections.
+
+        Parameters
+        ----------
+        types : sequence of str
+            "block", "training_round", "round"; all without any.
+        transactions : sequence of bytes
+            Transactions whose decision is told as well.
+        last_event_id : str, optional
+            Go on after this event, as far back as the node remembers.
+
+        Examples
+        --------
+        >>> for event in node.events(["training_round"]):  # doctest: +SKIP
+        ...     print(event.data["training_round"])
+        """
+        feed = Feed(self.endpoint, types, transactions, last_event_id)
+        try:
+            while True:
+                yield self.run(read_next_event(feed))
+        finally:
+            self.connection.close_feed(feed)
+
+    # --- what one asks of the chain --------------------------------------------------------------
+
+    def submit(self, raw: bytes, payload: bytes | None = None) -> Submitted:
+        """Hand over a signed transaction; the same bytes again are no error."""
+        return self.run(procedures.submit(self.endpoint, raw, payload))
+
+    def submit_many(self, batch: Iterable[tuple[bytes, bytes | None]]) -> list[Submitted]:
+        """Hand over many signed transactions; each is accepted or refused by itself."""
+        return self.run(procedures.submit_many(self.endpoint, batch))
+
+    def send(
+        self, key: PrivateKey, body: Body, payload: bytes | None = None, fee: int | None = None
+    ) -> Submitted:
+        """Sign a transaction with the account's next nonce and submit it."""
+        return self.run(procedures.send_body(self.endpoint, key, body, payload, fee))
+
+    def wait_for_transaction(
+        self, transaction_hash: bytes, timeout_s: float = 30.0
+    ) -> TransactionInfo:
+        """Wait until a transaction is decided; `WaitTimeoutError` if it is not in time."""
+        return self.run(procedures.wait_for_transaction(self.endpoint, transaction_hash, timeout_s))
+
+    def transfer(self, key: PrivateKey, to: bytes, amount: int) -> Submitted:
+        """Move coins to another account."""
+        return self.run(submissions.transfer(self.endpoint, key, to, amount))
+
+    def create_task(self, key: PrivateKey, spec: TaskSpec, weights: bytes) -> Submitted:
+        """Create a task; its id is the transaction's hash.
+
+        Examples
+        --------
+        >>> draft = draft_task("digits", arrays, policy)  # doctest: +SKIP
+        >>> created = node.create_task(key, draft.spec, draft.weights)  # doctest: +SKIP
+        >>> node.wait_for_transaction(created.hash)  # doctest: +SKIP
+        """
+        return self.run(submissions.create_task(self.endpoint, key, spec, weights))
+
+    def register(self, key: PrivateKey, task: TaskKey) -> Submitted:
+        """Register the key's account as a participant of a task."""
+        return self.run(submissions.register(self.endpoint, key, task))
+
+    def submit_update(self, key: PrivateKey, task: TaskKey, draft: UpdateDraft) -> Submitted:
+        """Submit a model update for an open training round."""
+        return self.run(submissions.submit_update(self.endpoint, key, task, draft))
+
+    def submit_evaluation(
+        self, key: PrivateKey, task: TaskKey, measurement: Measurement
+    ) -> Submitted:
+        """Submit a measurement of finalized weights on one's own data."""
+        return self.run(submissions.submit_evaluation(self.endpoint, key, task, measurement))
+
+    # --- performing scripts ----------------------------------------------------------------------
+
+    def run(self, script: Script[T], *, others: Sequence["Client"] = ()) -> T:
+        """Perform a script, on this node and on those of `others`."""
+        clients = (*others, self)
+        return run_script(script, {client.endpoint: client.connection for client in clients})
+
+    def _ask(self, call: rpc.Call[T]) -> T:
+        return self.run(perform(self.endpoint, call))

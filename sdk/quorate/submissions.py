@@ -1,0 +1,136 @@
+"""What one asks of the chain: from plain arguments to a transaction's body.
+
+Owns the bodies that participants, task authorities and account holders send. Never signs by
+itself: `procedures.send_body` does, with the key the caller hands over.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from quorate.chain.ids import Address, Hash
+from quorate.chain.keys import PrivateKey
+from quorate.chain.task import TaskSpec
+from quorate.chain.transaction import (
+    CreateTask,
+    RegisterParticipant,
+    SubmitEvaluation,
+    SubmitUpdate,
+    Transfer,
+)
+from quorate.errors import EncodingError
+from quorate.fixed_point import UPDATE_BYTES, WEIGHT_BYTES
+from quorate.procedures import get_task, make_metrics, scale_metric, send_body
+from quorate.rpc_protocol import TaskKey
+from quorate.rpc_types import Submitted
+from quorate.script import Endpoint, Script
+
+
+@dataclass(frozen=True)
+class UpdateDraft:
+    """A model update, encoded.
+
+    Attributes
+    ----------
+    training_round : int
+        The open round.
+    base_weights_root : bytes, 32
+        The weights it is a difference to.
+    data : bytes, 2 * d
+        From `ModelSchema.encode_update`.
+    example_count : int
+        How many examples it was trained on; reported, not proven.
+    metrics : mapping of str to float
+        Measurements of the training, for the record.
+    """
+
+    training_round: int
+    base_weights_root: bytes
+    data: bytes
+    example_count: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """An evaluation of finalized weights.
+
+    Attributes
+    ----------
+    training_round : int
+        The open round, whose receipt the median goes into.
+    weights_root : bytes, 32
+        The weights that were measured.
+    loss : float
+    example_count : int
+    metrics : mapping of str to float
+    """
+
+    training_round: int
+    weights_root: bytes
+    loss: float
+    example_count: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+def transfer(endpoint: Endpoint, key: PrivateKey, to: bytes, amount: int) -> Script[Submitted]:
+    """Move coins."""
+    return (yield from send_body(endpoint, key, Transfer(Address(to), amount)))
+
+
+def create_task(
+    endpoint: Endpoint, key: PrivateKey, spec: TaskSpec, weights: bytes
+) -> Script[Submitted]:
+    """Create a task with its initial weights."""
+    if len(weights) != WEIGHT_BYTES * spec.dimension:
+        raise EncodingError(
+            f"the task has {spec.dimension} parameters, so its weights take "
+            f"{WEIGHT_BYTES * spec.dimension} bytes, not {len(weights)}"
+        )
+    body = CreateTask(spec, Hash(sha256(weights).digest()), len(weights))
+    return (yield from send_body(endpoint, key, body, weights))
+
+
+def register(endpoint: Endpoint, key: PrivateKey, task: TaskKey) -> Script[Submitted]:
+    """Register for a task."""
+    found = yield from get_task(endpoint, task)
+    return (yield from send_body(endpoint, key, RegisterParticipant(found.task_id)))
+
+
+def submit_update(
+    endpoint: Endpoint, key: PrivateKey, task: TaskKey, draft: UpdateDraft
+) -> Script[Submitted]:
+    """Submit an update."""
+    found = yield from get_task(endpoint, task)
+    if len(draft.data) != UPDATE_BYTES * found.spec.dimension:
+        raise EncodingError(
+            f"the task has {found.spec.dimension} parameters, so an update takes "
+            f"{UPDATE_BYTES * found.spec.dimension} bytes, not {len(draft.data)}"
+        )
+    body = SubmitUpdate(
+        found.task_id,
+        draft.training_round,
+        Hash(draft.base_weights_root),
+        found.spec.codec,
+        Hash(sha256(draft.data).digest()),
+        len(draft.data),
+        draft.example_count,
+        make_metrics(draft.metrics),
+    )
+    return (yield from send_body(endpoint, key, body, draft.data))
+
+
+def submit_evaluation(
+    endpoint: Endpoint, key: PrivateKey, task: TaskKey, measurement: Measurement
+) -> Script[Submitted]:
+    """Submit an evaluation."""
+    found = yield from get_task(endpoint, task)
+    body = SubmitEvaluation(
+        found.task_id,
+        measurement.training_round,
+        Hash(measurement.weights_root),
+        scale_metric(measurement.loss),
+        measurement.example_count,
+        make_metrics(measurement.metrics),
+    )
+    return (yield from send_body(endpoint, key, body))

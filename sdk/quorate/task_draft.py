@@ -1,0 +1,127 @@
+"""Drafts of tasks: from a model's arrays and a few plain choices to a task's specification.
+
+Owns the conversion of what a person chooses (rates as floats) into what the chain stores
+(integers). Never sends anything: `Client.create_task` does.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from quorate.chain.codec import decode, encode
+from quorate.chain.errors import DecodeError
+from quorate.chain.task import (
+    DEFAULT_RULE,
+    FIXED_POINT_ONE,
+    AggregationRule,
+    OptimizerName,
+    RoundPolicy,
+    ServerOptimizer,
+    TaskSpec,
+    UpdateCodec,
+)
+from quorate.chain.transaction import TRANSACTION_BYTES_MAX
+from quorate.chain.weights import compute_weights_root
+from quorate.errors import EncodingError
+from quorate.fixed_point import Array, Arrays, ModelSchema
+
+
+@dataclass(frozen=True)
+class TaskDraft:
+    """A task ready to be created.
+
+    Attributes
+    ----------
+    spec : TaskSpec
+        What goes on the chain.
+    weights : bytes, 4 * d
+        The initial weights, which travel beside it.
+    saturated : int
+        How many initial weights did not fit the scale; 0 unless it is badly chosen.
+    """
+
+    spec: TaskSpec
+    weights: bytes
+    saturated: int
+
+
+def make_sgd(learning_rate: float = 1.0) -> ServerOptimizer:
+    """Return a server optimizer that adds the aggregate times `learning_rate`."""
+    return ServerOptimizer(OptimizerName.SGD, _scale(learning_rate))
+
+
+def make_momentum(learning_rate: float = 1.0, momentum: float = 0.9) -> ServerOptimizer:
+    """Return a server optimizer with momentum in [0, 1)."""
+    return ServerOptimizer(OptimizerName.MOMENTUM, _scale(learning_rate), _scale(momentum))
+
+
+def draft_task(
+    name: str,
+    arrays: Arrays | Mapping[str, Array],
+    policy: RoundPolicy,
+    *,
+    rule: AggregationRule | None = None,
+    optimizer: ServerOptimizer | None = None,
+    schema: ModelSchema | None = None,
+    example_count_max: int = 0,
+) -> TaskDraft:
+    """Draft a task that trains a model from these initial weights.
+
+    Parameters
+    ----------
+    name : str
+        Unique on the chain; letters, digits and ``_ . : / -``.
+    arrays : sequence of arrays, or mapping of names to arrays
+        The initial weights.
+    policy : RoundPolicy
+        When a training round closes: deadline in milliseconds, how many updates at least and at
+        most.
+    rule : AggregationRule, optional
+        How updates become one; by default clip, then NNM, then trimmed mean, with no Byzantine
+        participant tolerated. Say how many you want to tolerate: `num_byzantine`.
+    optimizer : ServerOptimizer, optional
+        By default `make_sgd(1.0)`: the aggregate is added as it is.
+    schema : ModelSchema, optional
+        By default `ModelSchema.from_arrays(arrays)`.
+    example_count_max : int
+        Cap on the number of examples that weights an update under a mean; 0: unweighted.
+
+    Raises
+    ------
+    EncodingError
+        If anything is beyond its bounds.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from quorate.chain.task import RoundPolicy
+    >>> draft = draft_task(
+    ...     "digits",
+    ...     {"kernel": np.zeros((64, 10)), "bias": np.zeros(10)},
+    ...     RoundPolicy(deadline_ms=60_000, updates_min=4, updates_max=8),
+    ...     rule=AggregationRule(DEFAULT_RULE, num_byzantine=1),
+    ... )
+    >>> draft.spec.dimension
+    650
+    """
+    schema = ModelSchema.from_arrays(arrays) if schema is None else schema
+    values = list(arrays.values()) if isinstance(arrays, Mapping) else arrays
+    encoded = schema.encode_weights(values)
+    spec = TaskSpec(
+        name=name,
+        tensors=schema.tensors,
+        initial_weights_root=compute_weights_root(encoded.data),
+        rule=AggregationRule(DEFAULT_RULE, 0) if rule is None else rule,
+        optimizer=make_sgd() if optimizer is None else optimizer,
+        codec=UpdateCodec.DENSE_INT16,
+        policy=policy,
+        example_count_max=example_count_max,
+    )
+    try:
+        checked = decode(TaskSpec, encode(spec), TRANSACTION_BYTES_MAX)
+    except (DecodeError, TypeError) as error:
+        raise EncodingError(f"the task cannot be written down: {error}") from error
+    return TaskDraft(checked, encoded.data, encoded.saturated)
+
+
+def _scale(value: float) -> int:
+    return round(value * FIXED_POINT_ONE)
