@@ -118,7 +118,7 @@ class Subscription:
         """Queue an event; False when there is no room, and then the subscription is over."""
         try:
             self._send.send_nowait(event)
-        except (trio.WouldBlock, trio.BrokenResourceError):
+        except trio.WouldBlock:
             self.is_overrun = True
             self.close()
             return False
@@ -259,9 +259,10 @@ class EventBus:
             subscription.close()
 
     def close(self) -> None:
-        """End every subscription and take no further one."""
+        """End every subscription and take no further one; `publish` reaches nobody from now on."""
         self._is_closed = True
-        for subscription in self._open.values():
+        for number, subscription in tuple(self._open.items()):
+            self._forget(number)
             subscription.close()
 
     def _open_subscription(

@@ -184,8 +184,8 @@ def _read_private(path: Path) -> bytes:
             f"The key file {path} cannot be read ({error.strerror}): give the node's user, and "
             "nobody else, the right to."
         ) from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())
+    try:
+        status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise KeyFileError(f"{path} is no regular file: put the key file itself there.")
         if status.st_mode & _MODE_OF_OTHERS:
@@ -194,7 +194,10 @@ def _read_private(path: Path) -> bytes:
                 f"{stat.S_IMODE(status.st_mode):04o}): run `chmod 600 {path}`, and make a new key "
                 "if somebody may have read this one."
             )
-        raw = file.read(KEY_FILE_BYTES_MAX + 1)
+        # One read takes a small regular file whole.
+        raw = os.read(descriptor, KEY_FILE_BYTES_MAX + 1)
+    finally:
+        os.close(descriptor)
     if len(raw) > KEY_FILE_BYTES_MAX:
         raise KeyFileError(f"The key file {path} is too long to be one: restore your backup.")
     return raw
