@@ -10,6 +10,7 @@ for: the caller says which to keep.
 """
 
 import heapq
+import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from store.disk import (
     make_folder,
     sweep_temporary_files,
     sync_folder,
+    translate_os_error,
     translated_errors,
     write_temporary,
 )
@@ -183,12 +185,13 @@ class PayloadStore:
         inline = self._get_inline(payload_hash)
         if inline is not None:
             return len(inline)
-        path = self._get_path(payload_hash)
-        with translated_errors(path):
-            try:
-                return path.stat().st_size
-            except FileNotFoundError:
-                return None
+        # Every small payload that is put comes this way, so it is spared a Path of its own.
+        try:
+            return os.stat(f"{self._folder}/{payload_hash.hex()}").st_size  # noqa: PTH116
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise translate_os_error(error, self._get_path(payload_hash)) from error
 
     def open_memmap(self, payload_hash: bytes, *, verify: bool = True) -> NDArray[np.uint8] | None:
         """Return a payload as a read-only array, or None; a large one is mapped from its file.

@@ -287,6 +287,16 @@ def test_a_folder_that_cannot_be_used_is_told_in_a_sentence(tmp_path: Path) -> N
         PayloadStore(MemoryDatabase(), tmp_path / "file")
 
 
+def test_a_folder_that_is_lost_is_told_in_a_sentence(tmp_path: Path) -> None:
+    payloads = PayloadStore(MemoryDatabase(), tmp_path / "payloads", inline_bytes_max=0)
+    payload_hash = payloads.put(b"data")
+    (tmp_path / "payloads").rename(tmp_path / "elsewhere")
+    (tmp_path / "payloads").write_bytes(b"")
+    for use in (payloads.has, payloads.get, payloads.open_memmap, payloads.delete):
+        with pytest.raises(StorageInaccessible, match="cannot be used"):
+            use(payload_hash)
+
+
 CHILD_WITH_A_FILE_LIMIT = """
 import resource, sys
 from pathlib import Path
