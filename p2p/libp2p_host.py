@@ -46,7 +46,7 @@ from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from p2p.address import Address
 from p2p.network import ANNOUNCEMENTS_QUEUED_MAX, PeerId
-from p2p.sockets import Acceptor, SocketStream, bind, get_bound_address
+from p2p.sockets import Acceptor, bind, get_bound_address
 from p2p.wire import WireClosed
 
 logger = logging.getLogger("p2p")
@@ -170,7 +170,7 @@ class Transport(TCP):
     async def dial(self, maddr: Multiaddr) -> IRawConnection:
         """Dial, with our socket."""
         raw = cast("Any", await super().dial(maddr))
-        raw.stream = SocketStream(raw.stream.stream, build_closed_error)
+        raw.stream = self.acceptor.wrap(raw.stream.stream)
         return cast("IRawConnection", raw)
 
     def create_listener(self, handler_function: THandler) -> Any:  # noqa: ANN401
@@ -448,20 +448,24 @@ class Host:
 
     async def run(self, ready: trio.Event, closing: trio.Event) -> None:
         """Run, after `bind`, until `closing` is set; sets `ready` once connections are accepted."""
-        async with trio.open_nursery() as nursery:
-            self.transport.nursery = nursery
-            async with self._host.run(listen_addrs=[Multiaddr(self.get_address().location)]):
-                nursery.start_soon(self._watch)
-                nursery.start_soon(self._run_gossip)
-                ready.set()
-                try:
-                    await closing.wait()
-                finally:
-                    # Closed before anything is cancelled, or the sockets would stay open.
-                    with trio.move_on_after(CLOSE_S) as scope:
-                        scope.shield = True
-                        await self._host.close()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as nursery:
+                self.transport.nursery = nursery
+                async with self._host.run(listen_addrs=[Multiaddr(self.get_address().location)]):
+                    nursery.start_soon(self._watch)
+                    nursery.start_soon(self._run_gossip)
+                    ready.set()
+                    try:
+                        await closing.wait()
+                    finally:
+                        # Before anything is cancelled, so that the peers are told.
+                        with trio.move_on_after(CLOSE_S) as scope:
+                            scope.shield = True
+                            await self._host.close()
+                nursery.cancel_scope.cancel()
+        finally:
+            # The library leaves sockets open when it is cancelled or fails.
+            self.transport.acceptor.abort_all()
 
     async def dial(self, peer: PeerId, address: Address) -> object:
         """Connect with `peer`, which must prove who it is; give the connection.
@@ -585,13 +589,17 @@ class Host:
         )
         pubsub.may_forward = self._owner.may_forward
         pubsub.set_topic_validator(topic, self._take_announcement, is_async_validator=False)
-        async with background_trio_service(pubsub), background_trio_service(router):
-            await pubsub.wait_until_ready()
-            subscription = await pubsub.subscribe(topic)
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(_drain, subscription)
-                async for body in self._to_publish:
-                    await pubsub.publish(topic, body)
+        try:
+            async with background_trio_service(pubsub), background_trio_service(router):
+                await pubsub.wait_until_ready()
+                subscription = await pubsub.subscribe(topic)
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(_drain, subscription)
+                    async for body in self._to_publish:
+                        await pubsub.publish(topic, body)
+        finally:
+            # It has a thread, which the library leaves running.
+            pubsub.seen_messages.stop()
 
     def _take_announcement(self, forwarder: ID, message: rpc_pb2.Message) -> bool:
         # The validator is the one place that sees each new message once, with its forwarder.

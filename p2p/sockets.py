@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from typing import Final
+from weakref import WeakSet
 
 import trio
 
@@ -95,6 +96,11 @@ class SocketStream:
         self.closed.set()
         await self._stream.aclose()
 
+    def abort(self) -> None:
+        """Close the socket without waiting for anything."""
+        self.closed.set()
+        self._stream.socket.close()
+
     def get_remote_address(self) -> tuple[str, int] | None:
         """Give IP address and port of the other end; None once it is gone."""
         if self._remote is None:
@@ -149,7 +155,7 @@ def get_bound_address(listener: trio.SocketListener) -> Address:
 
 
 class Acceptor:
-    """Accepts connections and holds them until their handshake is done.
+    """Accepts connections, and knows every socket of a host.
 
     py-libp2p's own listener never ends the task of a connection, nor frees its slot.
 
@@ -161,6 +167,7 @@ class Acceptor:
 
     def __init__(self, build_error: Callable[[str], Exception]) -> None:
         self.half_open: dict[tuple[str, int], SocketStream] = {}
+        self.sockets: WeakSet[SocketStream] = WeakSet()
         self._build_error = build_error
         self._scope = trio.CancelScope()
 
@@ -182,14 +189,25 @@ class Acceptor:
             with trio.CancelScope(shield=True):
                 await listener.aclose()
 
+    def wrap(self, stream: trio.SocketStream) -> SocketStream:
+        """Make a `SocketStream` that `abort_all` knows."""
+        sock = SocketStream(stream, self._build_error)
+        self.sockets.add(sock)
+        return sock
+
     def close(self) -> None:
         """Accept no more."""
         self._scope.cancel()
 
+    def abort_all(self) -> None:
+        """Close every socket that is still open."""
+        for sock in list(self.sockets):
+            sock.abort()
+
     async def _accept(
         self, stream: trio.SocketStream, handler: Callable[[SocketStream], Awaitable[None]]
     ) -> None:
-        sock = SocketStream(stream, self._build_error)
+        sock = self.wrap(stream)
         remote = sock.get_remote_address()
         if remote is None:
             await sock.close()

@@ -48,7 +48,7 @@ async def test_messages_arrive_whole_and_in_order(world: World) -> None:
     for priority in Priority:
         await until(lambda p=priority: len(other.node.bodies(p)) == len(sizes))  # type: ignore[misc]
         assert [len(body) for body in other.node.bodies(priority)] == list(sizes)
-    assert all(m[0] == one.peer_id for m in other.node.exchange.messages)
+    assert all(m[0] == one.peer_id for m in other.node.messages)
 
 
 async def test_broadcast_reaches_all_but_the_excluded(world: World) -> None:
@@ -66,8 +66,8 @@ async def test_consensus_overtakes_queued_bulk(world: World) -> None:
         assert one.network.send(other.peer_id, Priority.BULK, bytes([index]) * 100_000)
     assert one.network.send(other.peer_id, Priority.MEMPOOL, b"transactions")
     assert one.network.send(other.peer_id, Priority.CONSENSUS, b"vote")
-    await until(lambda: len(other.node.exchange.messages) == n_bulk + 2)
-    order = [message[1] for message in other.node.exchange.messages]
+    await until(lambda: len(other.node.messages) == n_bulk + 2)
+    order = [message[1] for message in other.node.messages]
     assert order == sorted(order)
 
 
@@ -263,7 +263,7 @@ async def test_a_full_queue_drops_messages_and_keeps_the_link(
     n_max = QUEUE_MESSAGES_MAX[priority]
     taken = [one.network.send(other.peer_id, priority, b"x") for _ in range(n_max + 1)]
     assert taken == [True] * n_max + [False]
-    await until(lambda: len(other.node.exchange.messages) == n_max)
+    await until(lambda: len(other.node.messages) == n_max)
     n_large = QUEUE_BYTES_MAX[priority] // BODY_BYTES_MAX
     taken = [
         one.network.send(other.peer_id, priority, bytes(BODY_BYTES_MAX)) for _ in range(n_large + 1)
