@@ -101,12 +101,15 @@ def _get_decided(machine: HeightMachine, status: RoundStatus) -> Iterator[Vote |
 
 
 def _get_undecided(machine: HeightMachine, status: RoundStatus) -> Iterator[Vote | Proposal]:
-    """Yield what the peer lacks of its round, of the rounds it names, and of this node's."""
-    rounds = [int(status.round)]
-    for round_ in (*(bits.round for bits in status.rounds), machine.round):
-        if round_ not in rounds:
-            rounds.append(round_)
-    for round_ in rounds:
+    """Yield what the peer lacks of its round, of the rounds it names, and of this node's.
+
+    This node's round is left out when the peer is past it and does not name it: there is nothing
+    that the peer could do with it, and it would be sent again at every exchange.
+    """
+    named = (bits.round for bits in status.rounds)
+    own = (machine.round,) if machine.round > status.round else ()
+    # A dict keeps the order, and each round once.
+    for round_ in dict.fromkeys((status.round, *named, *own)):
         votes = machine.keeper.get(round_)
         if votes is None:
             continue

@@ -74,6 +74,20 @@ def test_a_proposal_takes_a_place_among_later_rounds_too() -> None:
     assert get_keeper(scenario).get_later_rounds() == [5, 9]
 
 
+def test_a_round_left_by_its_senders_is_not_followed() -> None:
+    scenario = Scenario("D")
+    scenario.height = 1
+    # In the order in which early messages are taken up, two are in round 5 before one leaves it.
+    for name, rounds in (("A", (5,)), ("B", (5, 6, 7))):
+        for round_ in rounds:
+            scenario.prevote(name, None, round_)
+    scenario.start()
+    assert scenario.driver.round == 0
+    assert get_keeper(scenario).get_later_rounds() == [5, 6, 7]
+    scenario.prevote("A", None, 7)
+    assert scenario.driver.round == 7
+
+
 def test_validators_do_not_take_each_others_places() -> None:
     scenario = Scenario("D", powers=(1,) * 7)
     scenario.start()
@@ -202,6 +216,16 @@ def test_early_messages_are_bounded_by_height() -> None:
         send_early(scenario, "A", height, 0)
         assert scenario.driver.has_messages_for(height) == (height <= 1 + FUTURE_HEIGHTS_MAX)
     assert not scenario.driver.has_messages_for(1)
+
+
+def test_early_messages_of_heights_left_out_are_forgotten() -> None:
+    scenario = Scenario("D")
+    scenario.start()
+    send_early(scenario, "A", 2, 0)
+    send_early(scenario, "A", 3, 0)
+    scenario.start(3)
+    assert not scenario.driver.has_messages_for(2)
+    assert not scenario.driver.has_messages_for(3)
 
 
 def test_early_messages_are_bounded_by_validator_and_the_newest_rounds_stay() -> None:

@@ -212,48 +212,63 @@ def test_the_driver_does_what_the_paper_says(
     naive.start_round(0)
     assert describe(scenario, scenario.start()) == naive.settle()
     for action in actions:
-        effects: list[Effect] = []
-        match action:
-            case ("prevote" | "precommit" as kind, str(name), int(round_), value):
-                if any(m[:3] == (kind, name, round_) for m in naive.messages):
-                    continue
-                # While two thirds are honest, no two blocks are decided, and no invalid one.
-                if kind == "precommit" and value == "Y":
-                    continue
-                if kind == "precommit" and naive.verdicts.get(str(value), True) is False:
-                    continue
-                naive.messages.append((kind, name, round_, value))
-                vote = scenario.prevote if kind == "prevote" else scenario.precommit
-                effects = vote(name, None if value is None else str(value), round_)
-            case ("proposal", int(round_), str(block), int(valid_round)):
-                if (
-                    valid_round >= round_
-                    or round_ < naive.round
-                    or any(m[0] == "proposal" and m[2] == round_ for m in naive.messages)
-                ):
-                    continue
-                proposer = scenario.proposer_of(round_)
-                naive.messages.append(("proposal", proposer, round_, block, valid_round))
-                effects = scenario.propose(block, round_, valid_round)
-            case ("verdict", str(block), bool(is_valid)):
-                precommitted = any(m[0] == "precommit" and m[3] == block for m in naive.messages)
-                verdict = is_valid or precommitted
-                naive.verdicts.setdefault(block, verdict)
-                effects = scenario.judge(block, is_valid=verdict)
-            case ("timeout", str(kind), int(round_)):
-                effects = scenario.timeout(TimeoutKind[kind.upper()], round_)
-                naive.elapse(kind, round_)
-        assert describe(scenario, effects) == naive.settle()
-        if naive.step == "decided":
-            return
-        assert (scenario.driver.round, scenario.driver.step.name.lower()) == (
-            naive.round,
-            naive.step,
-        )
-        machine = scenario.driver._machine
-        assert machine is not None
-        for (value, round_), block_id, at in (
-            (naive.locked, machine.locked_block, machine.locked_round),
-            (naive.valid, machine.valid_block, machine.valid_round),
-        ):
-            assert (value, round_) == (block_id and scenario.blocks[block_id], at)
+        for step in split(action):
+            effects = play(scenario, naive, step)
+            assert describe(scenario, effects) == naive.settle()
+            if naive.step == "decided":
+                return
+            check_state(scenario, naive)
+
+
+def split(action: Line) -> list[Line]:
+    """Return one action for each voter."""
+    kind, who, *rest = action
+    if kind in ("prevote", "precommit"):
+        return [(kind, name, *rest) for name in str(who)]
+    return [action]
+
+
+def check_state(scenario: Scenario, naive: NaiveMachine) -> None:
+    machine = scenario.driver._machine
+    assert machine is not None
+    assert (machine.round, machine.step.name.lower()) == (naive.round, naive.step)
+    for block_id, round_, expected in (
+        (machine.locked_block, machine.locked_round, naive.locked),
+        (machine.valid_block, machine.valid_round, naive.valid),
+    ):
+        assert (block_id and scenario.blocks[block_id], round_) == expected
+
+
+def play(scenario: Scenario, naive: NaiveMachine, action: Line) -> list[Effect]:
+    """Let both machines take an action, unless it is one that honest nodes exclude."""
+    match action:
+        case ("prevote" | "precommit" as kind, str(name), int(round_), value):
+            if any(m[:3] == (kind, name, round_) for m in naive.messages):
+                return []
+            # While two thirds are honest, no two blocks are decided, and no invalid one.
+            is_refused = value == "Y" or naive.verdicts.get(str(value), True) is False
+            if kind == "precommit" and is_refused:
+                return []
+            naive.messages.append((kind, name, round_, value))
+            vote = scenario.prevote if kind == "prevote" else scenario.precommit
+            return vote(name, None if value is None else str(value), round_)
+        case ("proposal", int(round_), str(block), int(valid_round)):
+            if (
+                valid_round >= round_
+                or round_ < naive.round
+                or any(m[0] == "proposal" and m[2] == round_ for m in naive.messages)
+            ):
+                return []
+            proposer = scenario.proposer_of(round_)
+            naive.messages.append(("proposal", proposer, round_, block, valid_round))
+            return scenario.propose(block, round_, valid_round)
+        case ("verdict", str(block), bool(is_valid)):
+            precommitted = any(m[0] == "precommit" and m[3] == block for m in naive.messages)
+            verdict = is_valid or precommitted
+            naive.verdicts.setdefault(block, verdict)
+            return scenario.judge(block, is_valid=verdict)
+        case ("timeout", str(kind), int(round_)):
+            naive.elapse(kind, round_)
+            return scenario.timeout(TimeoutKind[kind.upper()], round_)
+        case _:
+            raise AssertionError(action)

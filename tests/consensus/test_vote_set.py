@@ -210,3 +210,23 @@ def test_a_commit_holds_the_precommits_for_its_block() -> None:
     assert [bool(signature) for signature in commit.signatures] == [True, True, True, False]
     block: BlockId = make_block("X")
     assert (commit.height, commit.round, commit.block_id) == (1, 0, block)
+
+
+def test_what_is_removed_takes_its_quorum_and_its_offence_along() -> None:
+    validators = make_set((1,) * 4)
+    votes = VoteSet(validators)
+    for index in range(3):
+        add(votes, validators, index, "X")
+    add(votes, validators, 2, "Y")
+    assert votes.quorum_block == make_block("X")
+    votes.remove(2)
+    assert votes.quorum_block is None
+    assert not votes.has_any_quorum
+    add(votes, validators, 2, "Y")
+    again = votes.add(2, make_vote(validators, 2, "X"))
+    assert again.conflicting is not None
+    for index in (0, 1):
+        votes.remove(index)
+    for index in (0, 1):
+        add(votes, validators, index, "Y")
+    assert votes.quorum_block == make_block("Y")
