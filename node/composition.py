@@ -25,6 +25,7 @@ from ledger.state import State, compute_bucket
 from node.agreement.block_assembly import BlockAssembly
 from node.agreement.consensus_runner import ConsensusParts, ConsensusRunner
 from node.agreement.evidence_pool import EvidencePool
+from node.agreement.height_log import HeightLog
 from node.agreement.height_start import EmptyBlocks, HeightStart
 from node.agreement.signer import Signer
 from node.config import Config
@@ -268,7 +269,7 @@ class Node:
             executor=executor,
             assembly=assembly,
             signer=signer,
-            log=storage.log,
+            log=HeightLog(storage.log),
             broadcaster=broadcaster,
             judge=judge,
             proposer=proposer,

@@ -20,12 +20,12 @@ import trio
 from quorate.chain.block import BLOCK_VERSION
 from quorate.chain.genesis import Genesis
 
+from node.agreement.signer import Signer
 from node.composition import Node, NodeStorage
 from node.config import Config
 from node.home import Home
 from node.key_files import read_node_key, read_validator_key
 from node.rpc.server import serve_metrics, serve_rpc
-from node.agreement.signer import Signer
 from p2p.host import LibP2PNetwork
 from store.chain_store import ChainStore
 from store.database import LevelDatabase

@@ -10,9 +10,9 @@ from quorate.chain.vote import Commit
 
 from node.events import EventBus, EventType
 from node.execution.executor import ExecutedBlock
+from node.execution.retention import Retention
 from node.mempool.mempool import Mempool
 from node.metrics import Metrics
-from node.execution.retention import Retention
 from node.views import to_object
 
 _log = structlog.get_logger("chain")

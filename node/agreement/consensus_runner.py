@@ -45,13 +45,13 @@ from consensus.inputs import (
     StartHeight,
     TimeoutElapsed,
     VoteReceived,
-    encode_input,
 )
 from node.agreement.block_assembly import BlockAssembly
 from node.agreement.evidence_pool import EvidencePool
+from node.agreement.height_log import HeightLog
 from node.agreement.height_start import HeightStart
 from node.agreement.inbox import Inbox, Incoming, IncomingPart, Item
-from node.agreement.recovery import find_outstanding_effects, read_inputs
+from node.agreement.recovery import find_outstanding_effects
 from node.agreement.signer import Signer
 from node.errors import DoubleSignError
 from node.exchange.broadcasting import Broadcaster
@@ -60,7 +60,6 @@ from node.execution.executor import ExecutedBlock, Executor
 from node.execution.judging import Judge
 from node.execution.proposing import Proposer
 from p2p.network import PeerId
-from store.segmented_log import SegmentedLog
 
 DRAIN_MAX = 128
 """Items handled between two looks at the node's other tasks."""
@@ -78,7 +77,7 @@ class ConsensusParts:
     executor: Executor
     assembly: BlockAssembly
     signer: Signer | None
-    log: SegmentedLog
+    log: HeightLog
     broadcaster: Broadcaster
     judge: Judge
     proposer: Proposer | None
@@ -176,7 +175,7 @@ class ConsensusRunner:
         while pending:
             current, is_logged = pending.popleft()
             if not is_logged:
-                self._parts.log.append(encode_input(current))
+                self._parts.log.append_input(current)
             for effect in self._driver.receive(current):
                 own = self._perform(effect, peer if current is input_ else None)
                 if own is not None:
@@ -226,7 +225,7 @@ class ConsensusRunner:
             # After a crash the log may lack what was signed last. Silence is always safe.
             _log.warning("not_signed", reason=str(error))
             return None
-        self._parts.log.append(encode_input(signed))
+        self._parts.log.append_input(signed)
         self._parts.log.sync()
         if isinstance(signed, VoteReceived):
             self._parts.broadcaster.send_vote(signed.vote)
@@ -264,6 +263,8 @@ class ConsensusRunner:
         height = self._driver.height
         executed = await self._parts.judge.judge(block_id)
         is_valid = executed is not None
+        if executed is not None:
+            self._parts.log.append_block(block_id, executed.raw)
         time_ms = executed.block.header.time_ms if executed is not None else 0
         verdict = ProposalJudged(Height(height), block_id, is_valid, time_ms)
         self._inbox.put_own(Incoming(verdict))
@@ -376,12 +377,15 @@ class ConsensusRunner:
     def _recover(self) -> None:
         """Bring the driver to where the log says it was, then take up what was left undone."""
         position = self._executor.position
-        inputs = read_inputs(self._parts.log, position.height, position.next_height)
+        logged = self._parts.log.read(position.height)
+        inputs = logged.inputs
         if not inputs:
             return
-        self._is_waiting = not any(isinstance(item, StartHeight) for item in inputs)
+        self._is_waiting = False
         self._parts.assembly.start_height(position.next_height)
         self._parts.judge.start_height()
+        for block in logged.blocks:
+            self._parts.assembly.add_whole(block.block_id, block.raw)
         effects: list[Effect] = []
         for item in inputs:
             effects.extend(self._driver.receive(item))

@@ -1,13 +1,12 @@
-"""Restart: what the write-ahead log says of the height that was not finished.
+"""Restart: what was asked for in an unfinished height, and was not yet done.
 
-Owns reading the log back and finding what was asked for but not yet done. Never performs an
-effect: the consensus loop does.
+Owns the comparison of the logged inputs with the effects they led to. Never performs an effect:
+the consensus loop does.
 """
 
 from collections.abc import Sequence
 
-from quorate.chain.errors import DecodeError, StorageError
-from quorate.chain.ids import Address, Height
+from quorate.chain.ids import Address
 
 from consensus.effects import (
     Broadcast,
@@ -24,42 +23,9 @@ from consensus.inputs import (
     Input,
     ProposalReceived,
     ProposeBlock,
-    StartHeight,
     TimeoutElapsed,
     VoteReceived,
-    decode_input,
 )
-from store.segmented_log import SegmentedLog
-
-
-def read_inputs(log: SegmentedLog, height: Height, next_height: Height) -> list[Input]:
-    """Return the logged inputs of the height in progress, from its StartHeight on.
-
-    Raises
-    ------
-    StorageError
-        If a record is no input of this version.
-    """
-    if log.last_mark is None or log.last_mark < height:
-        # At genesis, after the log was moved away, or when a crash came between the block and
-        # its marker: whatever the log holds belongs to heights that are decided.
-        log.mark(height)
-    inputs: list[Input] = []
-    for raw in log.records_since_mark(height):
-        try:
-            item = decode_input(raw)
-        except DecodeError as error:
-            raise StorageError(
-                f"the consensus log holds a record that this version cannot read ({error}): "
-                "start the version that wrote it, or restore the log from a backup"
-            ) from error
-        if isinstance(item, StartHeight):
-            inputs = []
-            if item.height != next_height:
-                continue
-        inputs.append(item)
-    is_started = bool(inputs) and isinstance(inputs[0], StartHeight)
-    return inputs if is_started else []
 
 
 def find_outstanding_effects(

@@ -273,6 +273,8 @@ class Executor:
         return executed
 
     def _keep(self, executed: ExecutedBlock) -> ExecutedBlock:
+        # Who votes for a block must not lose the payloads it names.
+        self._payloads.sync()
         while len(self._results) >= RESULTS_MAX:
             del self._results[next(iter(self._results))]
         self._results[executed.block_id.hash] = executed

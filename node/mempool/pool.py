@@ -225,22 +225,22 @@ class TransactionPool:
             The most transactions.
         """
         reaped: list[PendingTransaction] = []
-        # The nonce each sender's next transaction must have; None once one did not fit.
-        due: dict[Address, int | None] = {}
+        # The nonce each sender's next transaction must have.
+        due: dict[Address, int] = {}
         left = bytes_max
         for entry in self._entries.values():
             if len(reaped) >= count_max:
                 break
             expected = due.get(entry.sender, self._senders[entry.sender].base)
-            if expected is None or entry.nonce != expected:
-                # One that arrived before a lower nonce follows right behind it, below.
+            if entry.nonce != expected:
+                # One that arrived before a lower nonce follows right behind it, below; one
+                # behind a nonce that did not fit has to wait with it.
                 continue
             by_nonce = self._senders[entry.sender].by_nonce
             following: PendingTransaction | None = entry
             while following is not None and len(reaped) < count_max:
                 size = len(following.raw) + ENTRY_OVERHEAD_BYTES
                 if size > left:
-                    due[entry.sender] = None
                     break
                 left -= size
                 reaped.append(following)

@@ -85,6 +85,7 @@ class Member:
     log: MemoryWriteAheadLog = field(default_factory=MemoryWriteAheadLog)
     node: Node | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    stopped: trio.Event = field(default_factory=trio.Event)
 
     @property
     def running(self) -> Node:
@@ -106,13 +107,14 @@ class Cluster:
     """Nodes that run until the test is over, or until they are stopped."""
 
     def __init__(
-        self, nursery: trio.Nursery, folder: Path, genesis: Genesis, config: Config
+        self, nursery: trio.Nursery, folder: Path, genesis: Genesis, config: Config, topology: str
     ) -> None:
         self._nursery = nursery
         self._folder = folder
         self.genesis = genesis
         self.config = config
         self.hub = MemoryHub()
+        self.topology = topology
         self.members: list[Member] = []
 
     def add(self, key: PrivateKey | None) -> Member:
@@ -137,7 +139,12 @@ class Cluster:
         await self._nursery.start(self._run, member)
 
     def make_network_config(self, number: int) -> NetworkConfig:
-        others = [member.number for member in self.members if member.number != number]
+        others = [
+            member.number
+            for member in self.members
+            if member.number != number
+            and (self.topology == "mesh" or abs(member.number - number) == 1)
+        ]
         return NetworkConfig(
             chain_id=CHAIN_ID,
             genesis_hash=self.genesis.hash,
@@ -147,16 +154,21 @@ class Cluster:
             persistent_peers=tuple(get_listen_address(other) for other in others),
             heartbeat_s=0.05,
             peer_timeout_s=2.0,
+            peer_exchange=self.topology == "mesh",
         )
 
     async def _run(self, member: Member, task_status: trio.TaskStatus[None]) -> None:
-        member.scope = trio.CancelScope()
-        with member.scope:
-            await member.running.run(task_status=task_status)
+        member.scope, member.stopped = trio.CancelScope(), trio.Event()
+        try:
+            with member.scope:
+                await member.running.run(task_status=task_status)
+        finally:
+            member.stopped.set()
 
-    def stop(self, member: Member) -> None:
+    async def stop(self, member: Member) -> None:
         """Stop a node in the middle of whatever it does; its memory storage stays."""
         member.scope.cancel()
+        await member.stopped.wait()
 
     async def wait_for_height(self, height: int, members: list[Member] | None = None) -> None:
         with trio.fail_after(30):
@@ -171,10 +183,11 @@ async def open_cluster(
     *,
     config: Config | None = None,
     genesis: Genesis | None = None,
+    topology: str = "mesh",
 ) -> AsyncIterator[Cluster]:
     async with trio.open_nursery() as nursery:
         cluster = Cluster(
-            nursery, folder, genesis or make_genesis(validators), config or make_config()
+            nursery, folder, genesis or make_genesis(validators), config or make_config(), topology
         )
         for i in range(validators):
             cluster.add(make_key(1 + i))
