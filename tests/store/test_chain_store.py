@@ -199,6 +199,14 @@ def test_documents_at_past_heights(database: Database) -> None:
     assert len(list(database.iterate(*layout.get_range(layout.DOCUMENT + b"params\0")))) == 3
 
 
+def test_a_name_that_begins_like_another_is_another(database: Database) -> None:
+    """At such a height the bytes of a height could pass for the end of a name."""
+    store = ChainStore(database)
+    store.initialize({}, bucket_of, {"a?": b"value"}, initial_height=2**62 + 1)
+    assert store.load_document("a?") == b"value"
+    assert store.load_document("a") is None
+
+
 @pytest.mark.parametrize(
     "documents",
     [
