@@ -341,22 +341,23 @@ class ConsensusRunner:
         fetched = self._parts.catch_up.get(height)
         if fetched is None:
             return
-        try:
-            commit = self._verify_fetched(fetched)
-        except (CommitError, DecodeError) as error:
-            self._parts.catch_up.refuse(fetched, str(error))
-            return
+        commit = None if self._is_waiting else self._driver.commit
+        is_news = commit is None
+        if commit is None:
+            try:
+                commit = self._verify_fetched(fetched)
+            except (CommitError, DecodeError) as error:
+                self._parts.catch_up.refuse(fetched, str(error))
+                return
         if self._is_waiting:
             self._start_height()
-        known = self._parts.assembly.get(commit.block_id.parts_root)
-        if known is not None and known.raw is not None:
-            return
         parts = self._parts.assembly.add_whole(commit.block_id, fetched.block)
         if parts.raw is None:
             self._parts.catch_up.refuse(fetched, "block differs from what its commit names")
             return
         self._parts.judge.notice(parts)
-        self._step(CommitReceived(commit))
+        if is_news:
+            self._step(CommitReceived(commit))
 
     def _verify_fetched(self, fetched: FetchedBlock) -> Commit:
         commit = decode(Commit, fetched.commit, VALIDATORS_MAX * 80)
