@@ -48,8 +48,15 @@ from quorate.chain.weights import compute_weights_root
 from ledger.aggregates import AggregateInputs, AggregateOutput, AggregateSource, InlineAggregates
 from ledger.execution import BlockContext, BlockExecution, ExecutionResult, validate_transaction
 from ledger.genesis import build_genesis_state
-from ledger.keys import Prefix
-from ledger.records import AccountRecord, TaskRecord, decode_record
+from ledger.keys import Prefix, get_participant_key, get_registration_key, get_update_key
+from ledger.records import (
+    AccountRecord,
+    ParticipantRecord,
+    RegistrationRecord,
+    TaskRecord,
+    UpdateRecord,
+    decode_record,
+)
 from ledger.state import DictReader, State
 
 CHAIN_ID = "ledger-test"
@@ -277,6 +284,36 @@ class Chain:
                      "task_ids", "member_addresses", "pending_task_ids", "open_update_count",
                      "_references"):  # fmt: skip
             assert getattr(fresh, name) == getattr(self.state, name), name
+        for task_id in self.state.task_ids:
+            self.assert_slots_consistent(task_id, self.get_task(task_id))
+
+    def assert_slots_consistent(self, task_id: Hash, task: TaskRecord) -> None:
+        """Slots have no gaps, and registrations know their own."""
+        found = {
+            prefix: [key for key in self.entries if key[:33] == bytes([prefix]) + task_id]
+            for prefix in (
+                Prefix.PARTICIPANT,
+                Prefix.REGISTRATION,
+                Prefix.UPDATE,
+                Prefix.EVALUATION,
+            )
+        }
+        assert len(found[Prefix.PARTICIPANT]) == task.registered_count
+        assert len(found[Prefix.REGISTRATION]) == task.registered_count
+        assert len(found[Prefix.UPDATE]) == task.update_count
+        assert len(found[Prefix.EVALUATION]) == task.evaluation_count
+        for slot in range(task.registered_count):
+            holder = self.state.get(get_participant_key(task_id, slot), ParticipantRecord)
+            assert holder is not None
+            key = get_registration_key(task_id, holder.participant)
+            registration = self.state.get(key, RegistrationRecord)
+            assert registration is not None
+            assert registration.slot == slot
+            if registration.counted_round == task.training_round:
+                update_key = get_update_key(task_id, registration.update_slot)
+                update = self.state.get(update_key, UpdateRecord)
+                assert update is not None
+                assert update.participant == holder.participant
 
     def count_coins(self) -> int:
         records = (

@@ -77,14 +77,14 @@ def test_the_best_weights_are_kept_until_better_ones_come() -> None:
     chain = Chain()
     task_id = chain.create_task(participants=2)
     hashes, best = [], []
-    for value, losses in ((1, (5, 5)), (2, (7, 1)), (3, ()), (4, (4, 5)), (5, (3, 3))):
+    for value, losses in ((1, (5, 5)), (2, (7, 1)), (3, ()), (4, (4, 4)), (5, (3, 3))):
         hashes.append(chain.get_task(task_id).weights_hash)
         run_evaluations(chain, task_id, *losses)
         result = chain.submit(task_id, value, value)
         record = chain.get_task(task_id).best
         assert record is not None
         best.append((record.training_round, record.loss))
-    # Of 5 and the median of 7 and 1, which is 4, the latter; equal ones stay (4 and 5 round up).
+    # The median of 7 and 1 is 4 and better than 5; the later weights of loss 4 are no better.
     assert best == [(0, 5), (1, 4), (1, 4), (1, 4), (4, 3)]
     # Replaced, the former best may go; the new best is the base of the last round.
     assert hashes[1] in result.released_payloads

@@ -60,11 +60,14 @@ def test_a_round_seals_when_everyone_is_counted() -> None:
     get_receipt(chain.submit(task_id, 3, first=2), RoundOutcome.FINALIZED)
 
 
-def test_everyone_is_not_enough_below_the_minimum() -> None:
+@pytest.mark.parametrize("below_minimum", list(BelowMinimum))
+def test_everyone_is_not_enough_below_the_minimum(below_minimum: BelowMinimum) -> None:
     chain = Chain()
-    task_id = create(chain, make_policy(updates_min=3), participants=2)
+    task_id = create(chain, make_policy(updates_min=3, below_minimum=below_minimum), participants=2)
+    before = chain.get_task(task_id).deadline_time_ms
     assert chain.submit(task_id, 1, 2).receipts.rounds == ()
     assert chain.get_task(task_id).update_count == 2
+    assert chain.get_task(task_id).deadline_time_ms == before
 
 
 def test_who_registers_in_the_last_block_is_waited_for() -> None:
@@ -190,6 +193,13 @@ def test_no_proposer_picks_the_set_alone() -> None:
         result = chain.run_block(proposer=1)
         get_receipt(result, RoundOutcome.FINALIZED)
         assert result.next_due_time_ms is None
+
+
+def test_blocks_with_updates_of_different_proposers_are_a_spread() -> None:
+    chain = Chain()
+    task_id = create(chain, make_policy(waive_proposer_spread=False), participants=2)
+    chain.submit(task_id, 1, proposer=0)
+    get_receipt(chain.submit(task_id, 2, first=1, proposer=1), RoundOutcome.FINALIZED)
 
 
 def test_blocks_before_the_first_update_do_not_count() -> None:
@@ -370,8 +380,9 @@ def test_an_expensive_round_is_frozen_and_finalized_later() -> None:
 
 def test_a_frozen_round_takes_no_updates_and_keeps_those_it_has() -> None:
     chain = Chain(parameters=FREE)
-    task_id = create(chain, make_policy(updates_max=2), participants=3)
+    task_id = create(chain, make_policy(), participants=2)
     receipt = get_receipt(chain.submit(task_id, 1, 2), RoundOutcome.FROZEN)
+    chain.register(task_id, PARTICIPANTS[2])
     late = chain.sign(PARTICIPANTS[2], chain.make_update(task_id, [1] * DIMENSION))
     chain.assert_refused(late, ErrorCode.ROUND_FULL, "takes no more updates")
     leaver = PARTICIPANTS[0]
@@ -407,12 +418,16 @@ def test_only_the_proposer_carries_a_result_and_only_of_a_frozen_round() -> None
     chain.run_block(signed, proposer=2)
 
 
-def test_a_round_opened_by_a_result_can_end_in_the_same_block() -> None:
-    chain = Chain(parameters=FREE)
-    task_id = create(chain, make_policy(updates_max=2), participants=2)
-    chain.submit(task_id, 1, 2)
-    probe = chain.begin(chain.make_context(proposer=0))
+def test_a_round_opened_by_a_result_can_end_in_the_same_block(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its base weights are not in the store yet, and the updates before it make room."""
+    monkeypatch.setattr("ledger.training.OPEN_UPDATES_MAX", 3)
+    chain = Chain(parameters=ConsensusParameters(aggregation_cost_block_max=2 * DIMENSION))
+    task_id = create(chain, make_policy(), participants=3)
+    get_receipt(chain.submit(task_id, 1, 2, 3), RoundOutcome.FROZEN)
     signed = chain.sign(VALIDATORS[0], finalize(task_id))
+    probe = chain.begin(chain.make_context(proposer=0))
     probe.apply_transaction(hash_of(signed), signed)
     root = probe._env.get_task(task_id).weights_root
     updates = [
@@ -424,11 +439,15 @@ def test_a_round_opened_by_a_result_can_end_in_the_same_block() -> None:
         )
         for index, value in ((0, 5), (1, 7))
     ]
-    result = chain.run_block(signed, *updates, proposer=0)
-    outcomes = [receipt.outcome for receipt in result.receipts.rounds]
-    assert outcomes == [RoundOutcome.FINALIZED, RoundOutcome.FROZEN]
-    result = chain.run_block(chain.sign(VALIDATORS[1], finalize(task_id, 1)), proposer=1)
+    leave = chain.sign(PARTICIPANTS[2], RevokeParticipant(task_id, PARTICIPANTS[2].address))
+    result = chain.run_block(signed, *updates, leave, proposer=0)
+    first, second = result.receipts.rounds
+    assert first.outcome is second.outcome is RoundOutcome.FINALIZED
+    assert second.base_weights_root == first.weights_root == root
     assert chain.get_task(task_id).rounds_finalized == 2
+    # The weights in between were superseded within the block.
+    (between,) = [name for name in result.artifacts if name in result.released_payloads]
+    assert compute_weights_root(result.artifacts[between]) == root
 
 
 def test_a_frozen_round_of_a_completed_task_still_gets_its_result() -> None:

@@ -5,6 +5,7 @@ import pytest
 from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import Hash
 from quorate.chain.receipt import RoundOutcome
+from quorate.chain.transaction import RevokeParticipant
 
 from tests.ledger.chain import (
     AUTHORITY,
@@ -14,6 +15,7 @@ from tests.ledger.chain import (
     Chain,
     encode_update,
     get_receipt,
+    hash_of,
     make_policy,
     make_spec,
 )
@@ -192,6 +194,11 @@ def test_open_updates_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     chain.assert_refused(fourth, ErrorCode.QUOTA_EXCEEDED, "hold 3 updates, its limit", third)
     chain.run_block(third)
     chain.assert_refused(fourth, ErrorCode.QUOTA_EXCEEDED, "hold 3 updates, its limit")
+    # A participant that leaves makes room in the very block, and so does a round that ends.
+    leave = RevokeParticipant(other, PARTICIPANTS[0].address)
+    execution = chain.begin(chain.make_context())
+    for signed in (chain.sign(PARTICIPANTS[0], leave), fourth):
+        execution.apply_transaction(hash_of(signed), signed)
     # The first task's round ends with its deadline, and there is room again.
     chain.run_block(after_ms=20_000)
     chain.run_block(chain.sign(PARTICIPANTS[1], chain.make_update(other, ONES)))
