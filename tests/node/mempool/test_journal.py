@@ -177,6 +177,36 @@ async def test_a_cancelled_submitter_leaves_no_half_group() -> None:
     assert database.count_records() == 2
 
 
+async def test_who_gives_up_while_waiting_to_write_for_others_still_writes() -> None:
+    database = GatedDatabase()
+    world = make_world(database)
+    database.gate.clear()
+    answers = []
+
+    async def submit(key_index: int) -> None:
+        answers.append(await world.mempool.submit_local(make_transfer(KEYS[key_index], 0), None))
+
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def lead_and_give_up() -> None:
+            with scope:
+                await submit(1)
+
+        nursery.start_soon(submit, 0)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.start_soon(lead_and_give_up)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        nursery.start_soon(submit, 2)
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        scope.cancel()
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        database.gate.set()
+    assert scope.cancelled_caught
+    assert len(answers) == 2
+    assert database.count_records() == 3
+
+
 async def test_a_failed_sync_accepts_nothing() -> None:
     database = GatedDatabase()
     world = make_world(database)

@@ -516,9 +516,9 @@ async def test_a_transfer_costs_little_beside_its_signature() -> None:
     raws = [make_transfer(KEYS[number % 8], number // 8) for number in range(400)]
     for raw in raws:
         world.mempool._verifier.check(raw)
-    start = time.perf_counter()
+    start = time.thread_time()
     await world.mempool.receive_batch("peer", [(raw, None) for raw in raws])
-    cost = (time.perf_counter() - start) / len(raws)
+    cost = (time.thread_time() - start) / len(raws)
     assert world.mempool.count == 400
     # The mark is 20 us; a busy machine gets three times that.
     assert cost < 60e-6, f"{cost * 1e6:.1f} us"

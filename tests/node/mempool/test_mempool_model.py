@@ -14,10 +14,10 @@ from store.database import MemoryDatabase
 from tests.node.mempool.world import KEYS, Ledger, World, hash_of, make_transfer, make_world
 
 SENDERS = KEYS[:3]
-NONCES = 6
+NONCES = 12
 TRANSACTIONS_MAX = 7
 PER_SENDER_MAX = 4
-BALANCE = 12
+BALANCE = 6
 RAWS = {
     (sender, nonce, amount): make_transfer(SENDERS[sender], nonce, amount)
     for sender in range(len(SENDERS))
@@ -118,6 +118,27 @@ class MempoolMachine(RuleBasedStateMachine):
 
     def run(self, function: Callable[..., Coroutine[Any, Any, Any]], *arguments: Any) -> Any:
         return trio.run(function, *arguments)
+
+    @rule(sender=st.integers(0, len(SENDERS) - 1), amount=st.sampled_from([1, 3]))
+    def submit_next(self, sender: int, amount: int) -> None:
+        nonce = self.model.next_nonce(sender)
+        if nonce < NONCES:
+            self.submit((sender, nonce, amount))
+
+    @rule(sender=st.integers(0, len(SENDERS) - 1), amount=st.sampled_from([1, 3]))
+    def receive_next(self, sender: int, amount: int) -> None:
+        nonce = self.model.next_nonce(sender)
+        if nonce < NONCES:
+            self.receive((sender, nonce, amount))
+
+    @rule(sender=st.integers(0, len(SENDERS) - 1))
+    def decide_a_rival(self, sender: int) -> None:
+        """A block holds another transaction than the pending one with that nonce."""
+        nonce = self.model.nonces[sender]
+        pending = self.model.of(sender).get(nonce)
+        if pending is not None and self.model.balances[sender] >= 3:
+            rival = (sender, nonce, 4 - pending[2])
+            self.decide(0, [rival])
 
     @rule(choice=choices)
     def submit(self, choice: Choice) -> None:
