@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
+import pytest
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 from quorate.chain.ids import Address, Hash
 from quorate.chain.keys import PrivateKey
@@ -157,3 +158,12 @@ def make_world(
     )
     world = World(ledger, mempool, reports, dropped, wanted)
     return world
+
+
+async def refuse(world: World, raw: bytes, payload: bytes | None = None) -> TransactionError:
+    """Submit what must be refused; nothing may have changed."""
+    before = (world.mempool.count, world.mempool.bytes_total, dict(world.ledger.payloads))
+    with pytest.raises(TransactionError) as caught:
+        await world.mempool.submit_local(raw, payload)
+    assert before == (world.mempool.count, world.mempool.bytes_total, world.ledger.payloads)
+    return caught.value
