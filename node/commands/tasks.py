@@ -1,0 +1,185 @@
+"""``task``, ``participant`` and ``update``: what one asks of the chain about training.
+
+Owns what the commands send through the SDK and print. Never signs on a node: keys come from the
+keyring and stay in this process.
+"""
+
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from quorate.chain.task import FIXED_POINT_ONE
+from quorate.chain.transaction import TaskStatus
+from quorate.client import Client
+from quorate.fixed_point import ModelSchema
+from quorate.rpc_types import Submitted, Task
+from quorate.submissions import UpdateDraft
+
+from node.commands.keyring import Keyring
+from node.commands.printing import Printer, Value
+from node.commands.settings import (
+    KEYRING_DEFAULT,
+    KeyOption,
+    KeyringOption,
+    NodeOption,
+    OutputOption,
+    WaitOption,
+    get_node_url,
+    get_printer,
+)
+from node.commands.task_file import draft_from_file, read_arrays, read_task_file, read_update
+
+task_app = typer.Typer(no_args_is_help=True, help="Create and look at tasks.")
+participant_app = typer.Typer(no_args_is_help=True, help="Take part in a task.")
+update_app = typer.Typer(no_args_is_help=True, help="Submit model updates.")
+
+FOLDER_DEFAULT: Final = Path(KEYRING_DEFAULT)
+TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The task's name or id.")]
+
+
+@task_app.command()
+def create(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The task's description, TOML or JSON.")
+    ],
+    weights: Annotated[
+        Path, typer.Option("--weights", metavar="NPZ", help="The initial weights, by tensor.")
+    ],
+    key: KeyOption,
+    *,
+    keyring: KeyringOption = FOLDER_DEFAULT,
+    wait: WaitOption = True,
+    node: NodeOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Create a task.
+
+    From its description and the initial weights of its model; the key becomes its authority.
+    """
+    printer = get_printer(context, output)
+    draft = draft_from_file(read_task_file(file), read_arrays(weights))
+    if draft.saturated:
+        printer.note(f"{draft.saturated} weights do not fit the scale and were cut off at its end.")
+    signer = Keyring(keyring).load(key)
+    with Client(get_node_url(context, node)) as client:
+        submitted = client.create_task(signer, draft.spec, draft.weights)
+        outcome = _await_decision(client, submitted, wait)
+    printer.print_record({"task_id": submitted.hash, "name": draft.spec.name, **outcome})
+
+
+@task_app.command(name="list")
+def list_tasks(
+    context: typer.Context, node: NodeOption = None, output: OutputOption = None
+) -> None:
+    """List the chain's tasks."""
+    with Client(get_node_url(context, node)) as client:
+        rows: list[dict[str, Value]] = [
+            {"name": task.name, "training_round": task.training_round, "task_id": task.task_id}
+            for task in client.tasks()
+        ]
+    get_printer(context, output).print_table("tasks", rows)
+
+
+@task_app.command()
+def show(
+    context: typer.Context,
+    task: TaskArgument,
+    node: NodeOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Show a task, and how far its training is."""
+    with Client(get_node_url(context, node)) as client:
+        found = client.task(task)
+    get_printer(context, output).print_record(_describe_task(found))
+
+
+@participant_app.command()
+def register(
+    context: typer.Context,
+    task: TaskArgument,
+    key: KeyOption,
+    *,
+    keyring: KeyringOption = FOLDER_DEFAULT,
+    wait: WaitOption = True,
+    node: NodeOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Register an account for a task."""
+    signer = Keyring(keyring).load(key)
+    with Client(get_node_url(context, node)) as client:
+        submitted = client.register(signer, task)
+        outcome = _await_decision(client, submitted, wait)
+    get_printer(context, output).print_record({"participant": signer.address, **outcome})
+
+
+@update_app.command()
+def submit(
+    context: typer.Context,
+    task: TaskArgument,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="New minus base weights: .npz by tensor, .npy as one vector, or raw int16.",
+        ),
+    ],
+    key: KeyOption,
+    *,
+    examples: Annotated[
+        int, typer.Option("--examples", min=0, help="How many examples it was trained on.")
+    ] = 0,
+    keyring: KeyringOption = FOLDER_DEFAULT,
+    wait: WaitOption = True,
+    node: NodeOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Submit an update to the open round."""
+    printer: Printer = get_printer(context, output)
+    signer = Keyring(keyring).load(key)
+    with Client(get_node_url(context, node)) as client:
+        found = client.task(task)
+        data, saturated = read_update(file, ModelSchema.from_spec(found.spec))
+        if saturated:
+            printer.note(f"{saturated} numbers do not fit the task's scale and were cut off.")
+        draft = UpdateDraft(found.training_round, found.weights_root, data, examples)
+        submitted = client.submit_update(signer, found, draft)
+        outcome = _await_decision(client, submitted, wait)
+    printer.print_record(
+        {"participant": signer.address, "training_round": found.training_round, **outcome}
+    )
+
+
+def _await_decision(client: Client, submitted: Submitted, wait: bool) -> dict[str, Value]:
+    """Return what became of a transaction that the node has accepted."""
+    if not wait:
+        return {"transaction": submitted.hash, "status": submitted.status}
+    info = client.wait_for_transaction(submitted.hash)
+    return {"transaction": submitted.hash, "status": info.status, "height": info.height}
+
+
+def _describe_task(task: Task) -> dict[str, Value]:
+    spec = task.spec
+    policy, rule, optimizer = spec.policy, spec.rule, spec.optimizer
+    return {
+        "task_id": task.task_id,
+        "name": task.name,
+        "status": TaskStatus(task.status).name.lower(),
+        "authority": bytes(task.authority),
+        "training_round": task.training_round,
+        "participants": task.participants,
+        "weights_root": task.weights_root,
+        "optimizer_root": task.optimizer_root,
+        "parameters": spec.dimension,
+        "tensors": [f"{each.name} {list(each.shape)}" for each in spec.tensors],
+        "rule": [str(stage) for stage in rule.stages],
+        "num_byzantine": rule.num_byzantine,
+        "optimizer": str(optimizer.name),
+        "learning_rate": optimizer.learning_rate / FIXED_POINT_ONE,
+        "momentum": optimizer.momentum / FIXED_POINT_ONE,
+        "deadline_ms": policy.deadline_ms,
+        "updates_min": policy.updates_min,
+        "updates_max": policy.updates_max,
+        "staleness_max": policy.staleness_max,
+        "rounds_max": policy.rounds_max,
+    }

@@ -1,0 +1,156 @@
+"""``weights``: download and verification of finalized weights.
+
+Owns where they are written and how a verification is told. Never trusts a node for what the
+chain's validators have signed.
+"""
+
+import io
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import numpy as np
+import typer
+from quorate.chain.genesis import Genesis
+from quorate.client import Client
+from quorate.fixed_point import WEIGHT_BYTES, ModelSchema
+from quorate.genesis_file import read_genesis
+from quorate.procedures import get_weights_proof
+from quorate.verification import VerifiedWeights, verify_weights
+
+from node.commands.printing import Value
+from node.commands.settings import (
+    NodeOption,
+    OutputOption,
+    get_node_url,
+    get_printer,
+    normalize_url,
+)
+from node.commands.task_file import pick_tensors, read_arrays, read_bytes
+from node.commands.tasks import TaskArgument
+from store.disk import replace_file
+
+BEHIND_SECONDS_MAX: Final = 30.0
+"""How long the node that is asked for the commit may be behind the other."""
+
+app = typer.Typer(no_args_is_help=True, help="Download and verify finalized weights.")
+
+GenesisOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--genesis",
+        metavar="FILE",
+        help="The genesis document to trust.  [default: the one of the other node]",
+    ),
+]
+CommitFromOption = Annotated[
+    str | None,
+    typer.Option("--commit-from", metavar="URL", help="Another node's RPC, to ask for the commit."),
+]
+
+
+@app.command()
+def get(
+    context: typer.Context,
+    task: TaskArgument,
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="Where to: .npz as arrays by tensor, else the chain's int32."
+        ),
+    ],
+    *,
+    commit_from: CommitFromOption = None,
+    genesis: GenesisOption = None,
+    node: NodeOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Download weights and verify them.
+
+    The latest finalized ones of a task; more than two thirds of the validators' power must have
+    signed the block that they are in.
+    """
+    with _connect(get_node_url(context, node), commit_from) as (client, source):
+        found = client.task(task)
+        trusted = _get_trusted(genesis, source)
+        verified = client.get_verified_weights(found, trusted, commit_from=source)
+    _write(file.expanduser(), verified, ModelSchema.from_spec(found.spec))
+    get_printer(context, output).print_record(_describe(verified, trusted, file))
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    task: TaskArgument,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="A file that `quorate weights get` wrote.")
+    ],
+    *,
+    commit_from: CommitFromOption = None,
+    genesis: GenesisOption = None,
+    node: NodeOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Verify a file of weights.
+
+    It must hold the latest finalized weights of a task, as the validators have signed them.
+    """
+    with _connect(get_node_url(context, node), commit_from) as (client, source):
+        found = client.task(task)
+        trusted = _get_trusted(genesis, source)
+        data = _read(file.expanduser(), ModelSchema.from_spec(found.spec))
+        proof = client.run(
+            get_weights_proof(client.endpoint, source.endpoint, found, None, BEHIND_SECONDS_MAX),
+            others=(source,),
+        )
+        verified = verify_weights(data, proof, trusted, task_id=found.task_id)
+    get_printer(context, output).print_record(_describe(verified, trusted, file))
+
+
+@contextmanager
+def _connect(url: str, commit_from: str | None) -> Iterator[tuple[Client, Client]]:
+    """Yield the node that is asked for weights, and the one that is asked for the commit."""
+    with ExitStack() as stack:
+        client = stack.enter_context(Client(url))
+        if commit_from is None:
+            yield client, client
+        else:
+            yield client, stack.enter_context(Client(normalize_url(commit_from)))
+
+
+def _get_trusted(genesis: Path | None, source: Client) -> Genesis:
+    return source.genesis() if genesis is None else read_genesis(genesis.expanduser())
+
+
+def _write(file: Path, verified: VerifiedWeights, schema: ModelSchema) -> None:
+    if file.suffix == ".npz":
+        buffer = io.BytesIO()
+        names = [tensor.name for tensor in schema.tensors]
+        arrays = dict(zip(names, verified.to_arrays(schema), strict=True))
+        np.savez(buffer, allow_pickle=False, **arrays)
+        raw = buffer.getvalue()
+    else:
+        raw = verified.data
+    replace_file(file, raw)
+
+
+def _read(file: Path, schema: ModelSchema) -> bytes:
+    """Return the chain's form of weights in a file; float64 holds it without loss."""
+    if file.suffix != ".npz":
+        return read_bytes(file, WEIGHT_BYTES * schema.dimension)
+    arrays = read_arrays(file)
+    return schema.encode_weights(pick_tensors(file, arrays, schema)).data
+
+
+def _describe(verified: VerifiedWeights, trusted: Genesis, file: Path) -> dict[str, Value]:
+    return {
+        "verified": True,
+        "task_id": verified.task_id,
+        "weights_root": verified.weights_root,
+        "chain_id": verified.chain_id,
+        "height": verified.height,
+        "block_hash": verified.block_hash,
+        "genesis_hash": trusted.hash,
+        "file": str(file),
+    }
