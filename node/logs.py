@@ -9,10 +9,11 @@ values cut, so that nobody from outside can forge a line or fill the disk with o
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
-from typing import Any, Final, TextIO
+from collections.abc import Mapping
+from typing import Final, TextIO
 
 import structlog
+from structlog.typing import EventDict, Processor
 
 VALUE_CHARS_MAX: Final = 1_000
 """Longest logged value, in characters; the rest is cut."""
@@ -65,7 +66,7 @@ def configure_logs(
         What every line carries, for example the moniker.
     """
     target = sys.stderr if stream is None else stream
-    shared: list[structlog.typing.Processor] = [
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         _add_name,
         structlog.stdlib.add_log_level,
@@ -74,7 +75,7 @@ def configure_logs(
         structlog.processors.format_exc_info,
         redact_and_bound,
     ]
-    renderer: structlog.typing.Processor
+    renderer: Processor
     if format_ == "json":
         renderer = structlog.processors.JSONRenderer(sort_keys=False)
     else:
@@ -106,8 +107,8 @@ def configure_logs(
 def redact_and_bound(
     logger: object,  # noqa: ARG001 - the signature is structlog's.
     method: str,  # noqa: ARG001
-    event: MutableMapping[str, Any],
-) -> MutableMapping[str, Any]:
+    event: EventDict,
+) -> EventDict:
     """Hide what is secret by its name, and make every other value short and printable."""
     for name, value in event.items():
         if name.startswith("_"):
@@ -135,8 +136,8 @@ class _NamedLogger(structlog.PrintLogger):
 def _add_name(
     logger: object,
     method: str,  # noqa: ARG001 - the signature is structlog's.
-    event: MutableMapping[str, Any],
-) -> MutableMapping[str, Any]:
+    event: EventDict,
+) -> EventDict:
     """Say which part of the node speaks; the standard library's records know it themselves."""
     record = event.get("_record")
     name = getattr(logger if record is None else record, "name", "")
@@ -160,7 +161,7 @@ def _make_safe(text: str, *, keep_lines: bool = False) -> str:
 
 
 def _without_extra(
-    processors: list[structlog.typing.Processor],
-) -> list[structlog.typing.Processor]:
+    processors: list[Processor],
+) -> list[Processor]:
     """Leave out the step that is for the standard library's records alone."""
     return [each for each in processors if not isinstance(each, structlog.stdlib.ExtraAdder)]

@@ -10,10 +10,11 @@ is refused; others are somebody else's (`QUORATE_HOME`).
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import Field, fields, replace
 from difflib import get_close_matches
-from typing import Any, Final
+from functools import partial
+from typing import Final, TypeVar
 
 from quorate.chain.errors import StorageError
 
@@ -21,6 +22,8 @@ from node.config.sections import SECTIONS, Config, Section, find_contradiction
 from node.errors import ConfigError
 from node.home import Home
 from store.disk import replace_file
+
+Built = TypeVar("Built")
 
 CONFIG_BYTES_MAX: Final = 1 << 20
 """Longest configuration file, in bytes."""
@@ -95,7 +98,7 @@ def parse_config(text: str, source: str, environment: Mapping[str, str] | None =
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source} is no valid TOML: {error}. Correct that line.") from error
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     for key, value in document.items():
         if key in SECTIONS:
             if not isinstance(value, dict):
@@ -103,7 +106,7 @@ def parse_config(text: str, source: str, environment: Mapping[str, str] | None =
             settings[key] = _read_section(SECTIONS[key], value, f"{source}: [{key}]")
         else:
             settings |= _read_setting(Config, key, value, f"{source}:")
-    config = _apply_environment(Config(**settings), environment or {})
+    config = _apply_environment(_build(Config, settings), environment or {})
     contradiction = find_contradiction(config)
     if contradiction is not None:
         raise ConfigError(f"{source}: {contradiction}")
@@ -141,24 +144,35 @@ def write_default_config(home: Home) -> Config:
     return config
 
 
-def _key(setting: "Field[Any]") -> str:
+def _key(setting: "Field[object]") -> str:
     return setting.name.removesuffix(_MS) if setting.name.endswith(_MS) else setting.name
 
 
-def _settings_of(kind: type[Section] | type[Config]) -> dict[str, "Field[Any]"]:
+def _settings_of(kind: type[Section] | type[Config]) -> dict[str, "Field[object]"]:
     return {_key(each): each for each in fields(kind) if "kind" in each.metadata}
 
 
 def _read_section(kind: type[Section], table: dict[str, object], place: str) -> Section:
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     for key, value in table.items():
         settings |= _read_setting(kind, key, value, place)
+    build: Callable[..., Section] = kind
+    return _build(build, settings)
+
+
+def _build(kind: Callable[..., Built], settings: dict[str, object]) -> Built:
+    # Each value has passed its setting's kind.
     return kind(**settings)
+
+
+def _change(built: Built, changes: dict[str, object]) -> Built:
+    build: Callable[..., Built] = partial(replace, built)  # type: ignore[type-var]
+    return build(**changes)
 
 
 def _read_setting(
     kind: type[Section] | type[Config], key: str, value: object, place: str
-) -> dict[str, Any]:
+) -> dict[str, object]:
     known = _settings_of(kind)
     if key not in known:
         names = [*known, *SECTIONS] if kind is Config else list(known)
@@ -187,7 +201,7 @@ def _apply_environment(config: Config, environment: Mapping[str, str]) -> Config
         if not separator:
             if section in top:
                 change = _read_variable(top[section], environment[name], place)
-                config = replace(config, **change)
+                config = _change(config, change)
             continue
         if section not in SECTIONS:
             raise ConfigError(f"{place}: the configuration {_describe_unknown_section(section)}")
@@ -195,7 +209,7 @@ def _apply_environment(config: Config, environment: Mapping[str, str]) -> Config
         if key not in known:
             raise ConfigError(f"{place}: [{section}] {_describe_unknown(key, list(known))}")
         change = _read_variable(known[key], environment[name], place)
-        config = replace(config, **{section: replace(getattr(config, section), **change)})
+        config = _change(config, {section: _change(getattr(config, section), change)})
     return config
 
 
@@ -205,7 +219,7 @@ def _describe_unknown_section(name: str) -> str:
     return f"knows no section {name!r}: {hint}"
 
 
-def _read_variable(setting: "Field[Any]", text: str, place: str) -> dict[str, Any]:
+def _read_variable(setting: "Field[object]", text: str, place: str) -> dict[str, object]:
     try:
         return {setting.name: setting.metadata["kind"].parse_text(text)}
     except ValueError as error:

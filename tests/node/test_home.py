@@ -68,12 +68,12 @@ def test_the_layout(home: Home) -> None:
     ]
 
 
-def test_the_environment_names_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("QUORATE_HOME", "/srv/quorate")
-    assert Home.find().folder == Path("/srv/quorate")
+def test_the_environment_names_the_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("QUORATE_HOME", str(tmp_path / "named"))
+    assert Home.find().folder == tmp_path / "named"
     monkeypatch.delenv("QUORATE_HOME")
-    monkeypatch.setenv("HOME", "/home/somebody")
-    assert Home.find().folder == Path("/home/somebody/.quorate")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Home.find().folder == tmp_path / ".quorate"
 
 
 def test_what_is_no_home(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import trio
 import trio.testing
 from quorate.chain.errors import ErrorCode
+from quorate.chain.ids import Hash
 
 from node.mempool.journal import Journal, JournalRecord
 from store.database import LevelDatabase, MemoryDatabase
@@ -125,14 +126,14 @@ def test_everything_acknowledged_survives_kill_9(tmp_path: Path) -> None:
     acknowledged += process.stdout.readlines()
     process.stdout.close()
     assert process.wait() == -signal.SIGKILL
-    hashes = [bytes.fromhex(line.decode()) for line in acknowledged if line.endswith(b"\n")]
+    hashes = [Hash(bytes.fromhex(line.decode())) for line in acknowledged if line.endswith(b"\n")]
     assert len(hashes) >= 60
 
     async def reopen() -> None:
         database = LevelDatabase(folder)
         world = make_world(database)
         await world.mempool.restore()
-        missing = [each for each in hashes if world.mempool.get(each) is None]  # type: ignore[arg-type]
+        missing = [each for each in hashes if world.mempool.get(each) is None]
         assert not missing
         assert world.mempool.ready_count == world.mempool.count
         assert len(world.ledger.payloads) == sum(
