@@ -10,12 +10,13 @@ precommitted a block and before anyone stored it, its bytes would otherwise be l
 from dataclasses import dataclass, field
 from typing import Final
 
-from consensus.inputs import Input, StartHeight, decode_input, encode_input
 from msgspec import Struct
 from quorate.chain.codec import decode, encode
 from quorate.chain.errors import DecodeError, StorageError
 from quorate.chain.ids import Hash, Height
 from quorate.chain.vote import BlockId
+
+from consensus.inputs import Input, StartHeight, decode_input, encode_input
 from store.log_segment import RECORD_BYTES_MAX
 from store.segmented_log import SegmentedLog
 

@@ -70,7 +70,7 @@ class HeightStart:
 
     def is_due(self) -> bool:
         """Tell whether there is a reason to begin now."""
-        position = self._executor.position
+        position, due_ms = self._executor.position, self._executor.next_due_time_ms
         # The first block follows at once: it shows that the network is alive.
         has_work = position.block_id is None or self._has_transactions() or len(self._evidence) > 0
         return (
@@ -78,15 +78,19 @@ class HeightStart:
             or bool(self._executor.finalizations_due)
             or self._driver.has_messages_for(position.next_height)
             or self._catch_up.get(position.next_height) is not None
-            or trio.current_time() >= self.get_time()
+            or (due_ms is not None and self._now_ms() >= due_ms)
+            or trio.current_time() >= self._get_empty_block_time()
         )
 
     def get_time(self) -> float:
         """Return when, in trio's time, a height begins though nothing arrives; maybe never."""
-        times = [math.inf]
-        if self._empty_blocks.is_enabled:
-            times.append(self._decided_at + self._empty_blocks.interval_s)
         due_ms = self._executor.next_due_time_ms
-        if due_ms is not None:
-            times.append(trio.current_time() + max(0, due_ms - self._now_ms()) / 1000)
-        return min(times)
+        if due_ms is None:
+            return self._get_empty_block_time()
+        due = trio.current_time() + max(0, due_ms - self._now_ms()) / 1000
+        return min(due, self._get_empty_block_time())
+
+    def _get_empty_block_time(self) -> float:
+        if not self._empty_blocks.is_enabled:
+            return math.inf
+        return self._decided_at + self._empty_blocks.interval_s

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import trio
 from quorate.chain.genesis import Admission, Genesis, GenesisAccount, GenesisValidator
@@ -25,6 +26,9 @@ from store.chain_store import ChainStore
 from store.database import MemoryDatabase
 from store.memory_payloads import MemoryPayloadStore
 from store.write_ahead_log import MemoryWriteAheadLog
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
 
 CHAIN_ID = "cluster"
 BALANCE = 1_000_000
@@ -157,7 +161,7 @@ class Cluster:
             peer_exchange=self.topology == "mesh",
         )
 
-    async def _run(self, member: Member, task_status: trio.TaskStatus[None]) -> None:
+    async def _run(self, member: Member, task_status: "TaskStatus[None]") -> None:
         member.scope, member.stopped = trio.CancelScope(), trio.Event()
         try:
             with member.scope:
@@ -172,7 +176,7 @@ class Cluster:
 
     async def wait_for_height(self, height: int, members: list[Member] | None = None) -> None:
         with trio.fail_after(30):
-            while any(m.height < height for m in members or self.members):
+            while any(m.height < height for m in members or self.members):  # noqa: ASYNC110
                 await trio.sleep(0.01)
 
 

@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import trio
-
-from p2p.network import Priority
 from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.transaction import Transfer
+
+from p2p.network import Priority
 from tests.node.cluster import (
     BALANCE,
     USERS,
-    Cluster,
     Member,
     make_config,
     make_key,
@@ -32,9 +31,9 @@ async def submit(member: Member, nonce: int, amount: int = 1) -> None:
     )
 
 
-async def wait_for_balance(cluster: Cluster, members: list[Member], balance: int) -> None:
+async def wait_for_balance(members: list[Member], balance: int) -> None:
     with trio.fail_after(30):
-        while any(get_balance(member, 1) != balance for member in members):
+        while any(get_balance(member, 1) != balance for member in members):  # noqa: ASYNC110
             await trio.sleep(0.02)
 
 
@@ -49,7 +48,7 @@ async def test_four_nodes_decide_the_same_blocks(tmp_path: Path) -> None:
     async with open_cluster(tmp_path) as cluster:
         for nonce in range(10):
             await submit(cluster.members[0], nonce)
-        await wait_for_balance(cluster, cluster.members, BALANCE + 10)
+        await wait_for_balance(cluster.members, BALANCE + 10)
         await cluster.wait_for_height(3)
         assert_same_chain(cluster.members)
 
@@ -60,7 +59,7 @@ async def test_a_transaction_is_decided_wherever_it_is_submitted(tmp_path: Path)
             await member.running.services.mempool.submit_local(
                 sign(USERS[2 + number], 0, Transfer(USERS[1].address, 1)), None
             )
-        await wait_for_balance(cluster, cluster.members, BALANCE + 4)
+        await wait_for_balance(cluster.members, BALANCE + 4)
 
 
 async def test_three_of_four_go_on_and_the_fourth_catches_up(tmp_path: Path) -> None:
@@ -71,11 +70,11 @@ async def test_three_of_four_go_on_and_the_fourth_catches_up(tmp_path: Path) -> 
         reached = max(member.height for member in others)
         for nonce in range(5):
             await submit(others[0], nonce)
-        await wait_for_balance(cluster, others, BALANCE + 5)
+        await wait_for_balance(others, BALANCE + 5)
         await cluster.wait_for_height(reached + 6, others)
         await cluster.start(gone)
         await cluster.wait_for_height(max(member.height for member in others))
-        await wait_for_balance(cluster, cluster.members, BALANCE + 5)
+        await wait_for_balance(cluster.members, BALANCE + 5)
         assert_same_chain(cluster.members)
         # It votes again: with another one gone, the network still decides.
         await cluster.stop(others[0])
@@ -115,7 +114,7 @@ async def test_what_users_submitted_survives_a_restart(tmp_path: Path) -> None:
         await cluster.stop(alone)
         cluster.hub.heal()
         await cluster.start(alone)
-        await wait_for_balance(cluster, cluster.members, BALANCE + 7)
+        await wait_for_balance(cluster.members, BALANCE + 7)
 
 
 async def test_a_partition_stops_decisions_and_its_end_resumes_them(tmp_path: Path) -> None:
@@ -135,7 +134,7 @@ async def test_a_partition_stops_decisions_and_its_end_resumes_them(tmp_path: Pa
 async def test_nodes_in_a_line_decide_through_relays(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, topology="line") as cluster:
         await submit(cluster.members[0], 0, amount=3)
-        await wait_for_balance(cluster, cluster.members, BALANCE + 3)
+        await wait_for_balance(cluster.members, BALANCE + 3)
         assert all(len(m.running.services.network.peers()) <= 2 for m in cluster.members)
         assert_same_chain(cluster.members)
 
@@ -145,7 +144,7 @@ async def test_lost_messages_are_repaired(tmp_path: Path) -> None:
         generator = random.Random(3)
         cluster.hub.drop = lambda _from, _to, _priority, _body: generator.random() < 0.2
         await submit(cluster.members[0], 0, amount=2)
-        await wait_for_balance(cluster, cluster.members, BALANCE + 2)
+        await wait_for_balance(cluster.members, BALANCE + 2)
         await cluster.wait_for_height(8)
         assert_same_chain(cluster.members)
 
@@ -166,7 +165,7 @@ async def test_transactions_spread_by_pull_alone(tmp_path: Path) -> None:
 
         cluster.hub.drop = drop_pushed_transactions
         await submit(cluster.members[0], 0, amount=2)
-        await wait_for_balance(cluster, cluster.members, BALANCE + 2)
+        await wait_for_balance(cluster.members, BALANCE + 2)
         assert dropped
 
 
