@@ -231,6 +231,7 @@ class Link:
         self._handler.on_status(self.peer, status)
 
     def _take_echo(self, body: bytes) -> None:
-        if self._beat is not None and self._beat[0] == read_nonce(body):
+        nonce = read_nonce(body)
+        if self._beat is not None and self._beat[0] == nonce:
             self.latency_ms = 1000 * (trio.current_time() - self._beat[1])
             self._beat = None
