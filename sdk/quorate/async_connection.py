@@ -6,14 +6,15 @@ never starts a task of its own.
 
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from typing import TypeVar, assert_never
 
 import anyio
 import anyio.to_thread
 import httpx
 
-from quorate.errors import ConnectionFailedError
+from quorate.errors import QuorateError
 from quorate.event_stream import EventParser
 from quorate.http_exchange import (
     BodyCollector,
@@ -47,7 +48,7 @@ class _Stream:
     """An open stream of events."""
 
     def __init__(self, response: httpx.Response) -> None:
-        self.response = response
+        self._response = response
         self._chunks = response.aiter_bytes()
         self._parser = EventParser()
         self._events: deque[Event] = deque()
@@ -62,6 +63,32 @@ class _Stream:
                 return None
             self._events.extend(self._parser.receive(chunk))
         return self._events.popleft()
+
+    async def aclose(self) -> None:
+        await _drop(self._response, self._chunks)
+
+
+async def _read_body(request: Request, response: httpx.Response) -> Response:
+    chunks = response.aiter_bytes()
+    try:
+        body = BodyCollector(request, response)
+        async for chunk in chunks:
+            body.receive(chunk)
+        return body.finish()
+    finally:
+        await _drop(response, chunks)
+
+
+async def _drop(response: httpx.Response, chunks: AsyncIterator[bytes]) -> None:
+    """Close a response that may not have been read to its end.
+
+    httpx reads through nested asynchronous generators. Left suspended they are finished by the
+    garbage collector, about which trio complains; read from a closed connection they finish.
+    """
+    await response.aclose()
+    with suppress(httpx.HTTPError, httpx.StreamError):
+        async for _ in chunks:
+            pass
 
 
 class AsyncConnection:
@@ -119,13 +146,7 @@ class AsyncConnection:
         """
         try:
             response = await self._http.send(self._build(request), stream=True)
-            try:
-                body = BodyCollector(request, response)
-                async for chunk in response.aiter_bytes():
-                    body.receive(chunk)
-                return body.finish()
-            finally:
-                await response.aclose()
+            return await _read_body(request, response)
         except httpx.HTTPError as error:
             raise make_failure(self.endpoint.url, error) from error
 
@@ -144,11 +165,7 @@ class AsyncConnection:
             built = self._build(request, make_feed_timeout(feed, self._options.timeout_s))
             response = await self._http.send(built, stream=True)
             if response.status_code != 200:
-                body = BodyCollector(request, response)
-                async for chunk in response.aiter_bytes():
-                    body.receive(chunk)
-                await response.aclose()
-                raise read_refusal(request, body.finish())
+                raise read_refusal(request, await _read_body(request, response))
         except httpx.HTTPError as error:
             raise make_failure(self.endpoint.url, error) from error
         self._streams[feed] = _Stream(response)
@@ -167,7 +184,7 @@ class AsyncConnection:
         """Close a feed's stream if it is open."""
         stream = self._streams.pop(feed, None)
         if stream is not None:
-            await stream.response.aclose()
+            await stream.aclose()
 
 
 async def run_script_async(script: Script[T], connections: Mapping[Endpoint, AsyncConnection]) -> T:
@@ -177,7 +194,7 @@ async def run_script_async(script: Script[T], connections: Mapping[Endpoint, Asy
         while True:
             try:
                 outcome = await _perform(operation, connections)
-            except ConnectionFailedError as error:
+            except QuorateError as error:
                 operation = script.throw(error)
             else:
                 operation = script.send(outcome)

@@ -10,7 +10,7 @@ from typing import TypeVar, assert_never
 
 import httpx
 
-from quorate.errors import ConnectionFailedError
+from quorate.errors import QuorateError
 from quorate.event_stream import EventParser
 from quorate.http_exchange import (
     BodyCollector,
@@ -59,6 +59,16 @@ class _Stream:
                 return None
             self._events.extend(self._parser.receive(chunk))
         return self._events.popleft()
+
+
+def _read_body(request: Request, response: httpx.Response) -> Response:
+    try:
+        body = BodyCollector(request, response)
+        for chunk in response.iter_bytes():
+            body.receive(chunk)
+        return body.finish()
+    finally:
+        response.close()
 
 
 class Connection:
@@ -115,14 +125,7 @@ class Connection:
             If it is larger than a sound one.
         """
         try:
-            response = self._http.send(self._build(request), stream=True)
-            try:
-                body = BodyCollector(request, response)
-                for chunk in response.iter_bytes():
-                    body.receive(chunk)
-                return body.finish()
-            finally:
-                response.close()
+            return _read_body(request, self._http.send(self._build(request), stream=True))
         except httpx.HTTPError as error:
             raise make_failure(self.endpoint.url, error) from error
 
@@ -141,11 +144,7 @@ class Connection:
             built = self._build(request, make_feed_timeout(feed, self._options.timeout_s))
             response = self._http.send(built, stream=True)
             if response.status_code != 200:
-                body = BodyCollector(request, response)
-                for chunk in response.iter_bytes():
-                    body.receive(chunk)
-                response.close()
-                raise read_refusal(request, body.finish())
+                raise read_refusal(request, _read_body(request, response))
         except httpx.HTTPError as error:
             raise make_failure(self.endpoint.url, error) from error
         self._streams[feed] = _Stream(response)
@@ -174,7 +173,7 @@ def run_script(script: Script[T], connections: Mapping[Endpoint, Connection]) ->
         while True:
             try:
                 outcome = _perform(operation, connections)
-            except ConnectionFailedError as error:
+            except QuorateError as error:
                 operation = script.throw(error)
             else:
                 operation = script.send(outcome)

@@ -89,7 +89,9 @@ def load_key(path: str | os.PathLike[str]) -> PrivateKey:
             "somebody may have read this one."
         )
     try:
-        content = msgspec.json.decode(raw[:KEY_FILE_BYTES_MAX], type=_AccountKeyFile)
+        if len(raw) > KEY_FILE_BYTES_MAX:
+            raise ValueError("too long")
+        content = msgspec.json.decode(raw, type=_AccountKeyFile)
     except (ValueError, RecursionError):
         # The error's own sentence may quote the file, and with it the seed.
         raise KeyFileError(

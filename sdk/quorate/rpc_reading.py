@@ -57,6 +57,8 @@ def read_problem(response: Response) -> RpcError:
 def _convert_hex(kind: type, value: object) -> object:
     if kind is HexBytes and isinstance(value, str):
         return HexBytes(bytes.fromhex(value))
+    if kind is object:  # What is read later, or by somebody else.
+        return value
     raise TypeError(f"not {kind.__name__}: {value!r:.80}")
 
 

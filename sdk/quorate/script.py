@@ -1,8 +1,9 @@
 """Conversations with nodes, written once for both clients.
 
 A *script* is a generator: it yields what it wants done (send a request, sleep, read the clock,
-run a function, read an event) and is sent the outcome. `Client` performs the operations one after
-the other, `AsyncClient` awaits them; neither knows what the script is about.
+run a function, read an event) and is sent the outcome, or thrown the `QuorateError`. `Client`
+performs the operations one after the other, `AsyncClient` awaits them; neither knows what the
+script is about.
 
 Owns the operations and the policy of retries. Never does I/O itself.
 """
@@ -96,7 +97,7 @@ class RunFunction:
 class OpenFeed:
     """Open the feed's stream unless it is open.
 
-    A `ConnectionFailedError` is thrown if there is none to be had.
+    A `ConnectionFailedError` or `RpcError` is thrown if there is none to be had.
     """
 
     feed: Feed

@@ -59,6 +59,15 @@ def test_every_wire_type_refuses_an_element_too_many(name: str) -> None:
         decode(type(value), msgpack.packb([*unpack(encode(value)), None]), LIMIT)
 
 
+def test_bytes_of_a_subclass_are_bytes_and_nothing_else_is() -> None:
+    class Printable(bytes):
+        pass
+
+    assert encode((Printable(b"ab"), 1)) == encode((b"ab", 1)) == b"\x92\xc4\x02ab\x01"
+    with pytest.raises(TypeError, match="object has no encoding"):
+        encode((object(),))
+
+
 def test_a_default_left_out_is_not_canonical() -> None:
     validator = Validator(KEYS[0].public_key, 10)
     plain = unpack(encode(validator))

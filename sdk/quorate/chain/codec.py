@@ -36,9 +36,16 @@ def encode(value: object) -> bytes:
     bytes
         MessagePack.
     """
-    builtins = msgspec.to_builtins(value, builtin_types=_BUILTIN)
+    builtins = msgspec.to_builtins(value, builtin_types=_BUILTIN, enc_hook=_encode_subclass)
     packed: bytes = msgpack.packb(builtins, use_bin_type=True)
     return packed
+
+
+def _encode_subclass(value: object) -> bytes:
+    """Write bytes of a subclass, such as those that print as hexadecimal, as the bytes they are."""
+    if isinstance(value, bytes):
+        return bytes(value)
+    raise TypeError(f"{type(value).__name__} has no encoding")
 
 
 def decode(kind: type[T], raw: bytes, bytes_max: int) -> T:
