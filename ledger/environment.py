@@ -84,9 +84,9 @@ class Environment:
 
     def get_released_payloads(self) -> tuple[Hash, ...]:
         """Return what no place of the state needs any more after this block."""
-        state = self.view.state
+        indexes = self.view.state.indexes
         return tuple(
             payload_hash
             for payload_hash in self.released
-            if state.get_payload_references(payload_hash) + self.references[payload_hash] == 0
+            if indexes.get_payload_references(payload_hash) + self.references[payload_hash] == 0
         )

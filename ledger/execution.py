@@ -42,6 +42,7 @@ from ledger.context import BlockContext, PayloadSource
 from ledger.environment import Environment
 from ledger.evaluations import apply_submit_evaluation, validate_submit_evaluation
 from ledger.finalization import apply_finalize_training_round, validate_finalize_training_round
+from ledger.indexes import get_model_leaf
 from ledger.keys import CHAIN_KEY
 from ledger.membership import (
     apply_admit_member,
@@ -71,7 +72,7 @@ from ledger.rounds import (
     process_proposer,
     process_training_rounds,
 )
-from ledger.state import State, get_model_leaf
+from ledger.state import State
 from ledger.tasks import (
     apply_change_task_status,
     apply_create_task,
@@ -360,7 +361,7 @@ def _compute_model_root(env: Environment) -> Hash:
         if before is None or leaf != get_model_leaf(task_id, before):
             changed[task_id] = leaf
     state = env.view.state
-    return state.compute_model_root(changed) if changed else state.model_root
+    return state.indexes.compute_model_root(changed) if changed else state.model_root
 
 
 def _find_missing_payloads(

@@ -10,9 +10,9 @@ from quorate.chain.ids import Address, compute_address
 from quorate.chain.transaction import AdmitMember, RevokeMember, Role
 
 from ledger.environment import Environment
+from ledger.indexes import MEMBERS_MAX
 from ledger.keys import get_member_key
 from ledger.records import MemberRecord
-from ledger.state import MEMBERS_MAX
 
 
 def is_permissioned(env: Environment) -> bool:
@@ -81,7 +81,7 @@ def validate_admit_member(env: Environment, sender: Address, body: AdmitMember) 
             ErrorCode.ALREADY_EXISTS,
             "The key is a member already: revoke it first to admit it with other roles.",
         )
-    if env.view.state.member_count + env.view.created_member_count >= MEMBERS_MAX:
+    if env.view.state.indexes.member_count + env.view.created_member_count >= MEMBERS_MAX:
         raise TransactionError(
             ErrorCode.QUOTA_EXCEEDED,
             f"The chain has {MEMBERS_MAX} members, its limit: revoke those who have left.",

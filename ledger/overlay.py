@@ -111,11 +111,12 @@ class Overlay:
 
     def get_changed_tasks(self) -> dict[Hash, TaskRecord]:
         """Return the tasks that the block has written, in the order of their ids."""
-        return {
+        found = {
             Hash(key[1:]): record
-            for key, record in sorted(self._changed.items())
+            for key, record in self._changed.items()
             if isinstance(record, TaskRecord)
         }
+        return dict(sorted(found.items()))
 
     def get_records(self) -> dict[bytes, Record | None]:
         """Return all changes so far, sorted by key."""

@@ -14,6 +14,7 @@ from quorate.chain.weights import ModelLeaf
 
 from ledger.aggregates import AggregateInputs
 from ledger.evaluations import compute_best_weights
+from ledger.indexes import get_model_leaf
 from ledger.keys import (
     get_evaluation_key,
     get_member_key,
@@ -31,7 +32,7 @@ from ledger.records import (
     UpdateRecord,
 )
 from ledger.rounds import get_updates, make_aggregate_inputs
-from ledger.state import State, get_model_leaf
+from ledger.state import State
 
 PAGE_ITEMS_MAX = 1000
 """The most tasks or participants that one call returns."""
@@ -185,17 +186,12 @@ def get_model_proof(state: State, task_id: Hash) -> ModelProof | None:
     task = state.get_task(task_id)
     if task is None:
         return None
-    return ModelProof(get_model_leaf(task_id, task), state.get_model_proof(task_id))
+    return ModelProof(get_model_leaf(task_id, task), state.indexes.get_model_proof(task_id))
 
 
 def get_finalizations_due(state: State) -> tuple[tuple[Hash, int], ...]:
     """Return the frozen training rounds, as (task id, training round)."""
-    pending = ((task_id, state.get_task(task_id)) for task_id in state.pending_task_ids)
-    return tuple(
-        (task_id, task.training_round)
-        for task_id, task in pending
-        if task is not None and task.frozen is not None
-    )
+    return tuple(sorted(state.indexes.get_frozen_rounds().items()))
 
 
 def get_frozen_inputs(state: State, task_id: Hash) -> AggregateInputs | None:

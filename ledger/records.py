@@ -98,6 +98,8 @@ class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
 
     Attributes
     ----------
+    dimension : int
+        The number of parameters d, kept because counting those of many tensors takes its time.
     weights_root, optimizer_root : bytes, 32
         Merkle roots over chunks, as the model root has them.
     weights_hash, optimizer_hash : bytes, 32
@@ -119,6 +121,7 @@ class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
 
     authority: WireAddress
     name: Name
+    dimension: Uint32
     status: TaskStatus
     created_height: Uint64
     weights_root: WireHash

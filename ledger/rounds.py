@@ -18,11 +18,18 @@ from quorate.chain.errors import PendingError
 from quorate.chain.ids import Hash
 from quorate.chain.merkle import compute_root
 from quorate.chain.receipt import RoundOutcome, RoundReceipt, UpdateReceipt
-from quorate.chain.task import BelowMinimum, RoundPolicy, TaskSpec
+from quorate.chain.task import RoundPolicy, TaskSpec
 from quorate.chain.transaction import TaskStatus
 
 from aggregation import compute_cost
 from ledger.aggregates import AggregateInputs, AggregateOutput, AggregateUpdate, compute_aggregate
+from ledger.deadlines import (
+    compute_wake,
+    is_below_minimum,
+    is_collecting,
+    is_extendable,
+    is_over,
+)
 from ledger.environment import Environment
 from ledger.evaluations import compute_best_weights, compute_medians, take_evaluations
 from ledger.keys import get_proposer_key, get_task_key, get_update_key
@@ -55,75 +62,56 @@ def has_proposer_spread(env: Environment, task: TaskRecord, policy: RoundPolicy)
 
 def process_training_rounds(env: Environment) -> None:
     """End the training rounds whose time has come, in the order of task ids."""
-    for task_id in _get_pending_task_ids(env):
-        task = env.view.get_task(task_id)
-        if task is not None and _is_collecting(task):
-            _process_training_round(env, task_id, task)
-
-
-def compute_next_due_time(env: Environment) -> int | None:
-    """Return the block time at which a training round needs a block, or None.
-
-    A round that is complete but for the spread of proposers needs one at once. One that would be
-    extended at its deadline needs none: the update that completes its minimum brings a block.
-    """
-    due: int | None = None
-    for task_id in _get_pending_task_ids(env):
-        task = env.view.get_task(task_id)
-        if task is None or not _is_collecting(task):
-            continue
-        policy = env.view.get_task_spec(task_id).policy
-        if _is_below_minimum(task, policy) and policy.below_minimum is BelowMinimum.EXTEND:
-            continue
-        is_over = _is_over(task, policy, env.context.time_ms)
-        needed = env.context.time_ms if is_over else task.deadline_time_ms
-        due = needed if due is None else min(due, needed)
-    return due
-
-
-def get_finalizations_due(env: Environment) -> tuple[tuple[Hash, int], ...]:
-    """Return the frozen training rounds, as (task id, training round)."""
-    pending = [(task_id, env.view.get_task(task_id)) for task_id in _get_pending_task_ids(env)]
-    return tuple(
-        (task_id, task.training_round)
-        for task_id, task in pending
-        if task is not None and task.frozen is not None
-    )
-
-
-def _get_pending_task_ids(env: Environment) -> list[Hash]:
     changed = env.view.get_changed_tasks()
-    return sorted({*env.view.state.pending_task_ids, *changed})
-
-
-def _is_collecting(task: TaskRecord) -> bool:
-    return task.status is TaskStatus.OPEN and task.frozen is None and task.update_count > 0
-
-
-def _is_below_minimum(task: TaskRecord, policy: RoundPolicy) -> bool:
-    return task.update_count < policy.updates_min
-
-
-def _is_over(task: TaskRecord, policy: RoundPolicy, time_ms: int) -> bool:
-    if time_ms >= task.deadline_time_ms or task.update_count >= policy.updates_max:
-        return True
-    return not _is_below_minimum(task, policy) and task.update_count >= task.registered_count
+    awake = env.view.state.indexes.get_awake_task_ids(env.context.time_ms)
+    for task_id in sorted(dict.fromkeys((*changed, *awake))):
+        task = env.view.get_task(task_id)
+        if task is not None and is_collecting(task):
+            _process_training_round(env, task_id, task)
 
 
 def _process_training_round(env: Environment, task_id: Hash, task: TaskRecord) -> None:
     spec = env.view.get_task_spec(task_id)
     policy, time_ms = spec.policy, env.context.time_ms
-    if not _is_over(task, policy, time_ms):
+    if not is_over(task, policy, time_ms):
         return
-    if _is_below_minimum(task, policy) and policy.below_minimum is BelowMinimum.EXTEND:
+    if is_extendable(task, policy):
         extended = replace(task, deadline_time_ms=time_ms + policy.deadline_ms)
         env.view.put(get_task_key(task_id), extended)
     elif not has_proposer_spread(env, task, policy):
         return
-    elif _is_below_minimum(task, policy):
+    elif is_below_minimum(task, policy):
         void_training_round(env, task_id, task)
     else:
         seal_training_round(env, task_id, task, spec)
+
+
+def compute_next_due_time(env: Environment) -> int | None:
+    """Return the block time at which a training round needs a block, or None.
+
+    A round that is complete but for the spread of proposers needs one at once.
+    """
+    view, time_ms = env.view, env.context.time_ms
+    changed = view.get_changed_tasks()
+    wakes = [
+        compute_wake(task, view.get_task_spec(task_id).policy, time_ms)
+        for task_id, task in changed.items()
+    ]
+    due = [wake.time_ms for wake in wakes if wake is not None and wake.needs_block]
+    unchanged = view.state.indexes.get_next_wake_time(changed)
+    if unchanged is not None:
+        due.append(max(unchanged, time_ms))
+    return min(due, default=None)
+
+
+def get_finalizations_due(env: Environment) -> tuple[tuple[Hash, int], ...]:
+    """Return the frozen training rounds, as (task id, training round), in order."""
+    frozen = env.view.state.indexes.get_frozen_rounds()
+    for task_id, task in env.view.get_changed_tasks().items():
+        frozen.pop(task_id, None)
+        if task.frozen is not None:
+            frozen[task_id] = task.training_round
+    return tuple(sorted(frozen.items()))
 
 
 # --- sealing and finalizing -----------------------------------------------------------------------
@@ -138,7 +126,7 @@ def seal_training_round(env: Environment, task_id: Hash, task: TaskRecord, spec:
         If the result is being computed.
     """
     updates = get_updates(env.view, task_id, task)
-    cost = compute_cost(spec.rule, len(updates), spec.dimension)
+    cost = compute_cost(spec.rule, len(updates), task.dimension)
     if cost <= env.context.parameters.aggregation_cost_block_max:
         inputs = make_aggregate_inputs(task_id, task, spec, updates)
         finalize_training_round(env, task_id, task, get_aggregate(env, inputs))

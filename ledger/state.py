@@ -1,9 +1,8 @@
-"""The committed state: typed reads, its roots, and the few indexes that are kept in memory.
+"""The committed state: typed reads, its roots, and how it advances.
 
-Owns the state between blocks: the Merkle tree, bounded caches of records and buckets, the tasks'
-leaves of the model root, which tasks have something pending, and how many places need a payload.
-All of it follows from the reader's entries. Never executes a transaction and never writes to the
-store: the caller commits a result's writes first, then hands the result to `State.commit`.
+Owns the state between blocks: the Merkle tree, bounded caches of records and buckets, and the
+indexes. All of it follows from the reader's entries. Never executes a transaction and never writes
+to the store: the caller commits a result's writes first, then hands the result to `State.commit`.
 
 Between the two, and while a block is executed, nobody else may call `commit`; reads are safe at
 any time, from any thread that the reader allows.
@@ -12,20 +11,17 @@ any time, from any thread that the reader allows.
 from collections.abc import Mapping
 from typing import TypeVar
 
-from quorate.chain.codec import encode
 from quorate.chain.errors import InvariantError, StorageError
 from quorate.chain.genesis import Genesis
-from quorate.chain.ids import NO_HASH, Address, Hash
+from quorate.chain.ids import Address, Hash
 from quorate.chain.merkle import (
     MerkleProof,
     compute_proof_of_hashes,
-    compute_root_of_hashes,
-    hash_leaf,
 )
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.task import TaskSpec
-from quorate.chain.weights import ModelLeaf
 
+from ledger.indexes import StateIndexes
 from ledger.keys import (
     CHAIN_KEY,
     PARAMETERS_KEY,
@@ -45,7 +41,6 @@ from ledger.records import (
     TaskNameRecord,
     TaskRecord,
     TaskSpecRecord,
-    UpdateRecord,
     decode_record,
 )
 from ledger.result import ExecutionResult
@@ -72,10 +67,6 @@ LARGE_RECORDS_CACHED_MAX = 256
 """Tasks and their specifications may have many kilobytes each."""
 BUCKET_ENTRIES_CACHED_MAX = 1 << 16
 CHECKED_PAYLOADS_MAX = 1 << 14
-TASKS_MAX = 1 << 16
-MEMBERS_MAX = 1 << 16
-OPEN_UPDATES_MAX = 1 << 18
-"""The most updates that all open training rounds of the chain hold together."""
 
 NO_ACCOUNT = AccountRecord(0, 0)
 
@@ -108,11 +99,8 @@ class State:
         self._large_records: dict[bytes, Record | None] = {}
         self._buckets: dict[int, Bucket] = {}
         self._bucket_entries = 0
-        self._leaves: dict[Hash, bytes] = {}
-        self._pending: dict[Hash, int] = {}
-        self._members: dict[Address, None] = {}
-        self._open_update_count = 0
-        self._references: dict[Hash, int] = {}
+        self.indexes = StateIndexes()
+        """What is kept in memory of all tasks, members, training rounds and payloads."""
         self.valid_updates: dict[tuple[Hash, int], None] = {}
         """Payloads found valid for a dimension; at most `CHECKED_PAYLOADS_MAX`."""
         self.weights_roots: dict[Hash, Hash] = {}
@@ -122,10 +110,12 @@ class State:
             listed = list(entries)
             roots.append((bucket, make_bucket(listed).root))
             for key, value in listed:
-                self._index_stored(key, value)
+                self.indexes.take_stored(key, value)
         self._tree = BucketTree.build(genesis.bucket_count, roots)
         self._chain = self._require(CHAIN_KEY, ChainRecord)
-        self._model_root = self.compute_model_root({})
+        for task_id in self.indexes.pending_task_ids:
+            self._set_wake(task_id)
+        self._model_root = self.indexes.compute_model_root({})
 
     # --- what every block needs -------------------------------------------------------------------
 
@@ -209,40 +199,26 @@ class State:
     @property
     def task_ids(self) -> list[Hash]:
         """All tasks, in order."""
-        return sorted(self._leaves)
-
-    @property
-    def member_addresses(self) -> list[Address]:
-        """All members of a permissioned chain, in order."""
-        return sorted(self._members)
+        return self.indexes.task_ids
 
     @property
     def task_count(self) -> int:
         """The number of tasks."""
-        return len(self._leaves)
-
-    @property
-    def member_count(self) -> int:
-        """The number of members."""
-        return len(self._members)
-
-    @property
-    def open_update_count(self) -> int:
-        """The number of updates in all training rounds that have not ended."""
-        return self._open_update_count
+        return self.indexes.task_count
 
     @property
     def pending_task_ids(self) -> list[Hash]:
         """The tasks whose training round has an update or is frozen, in order."""
-        return sorted(self._pending)
+        return self.indexes.pending_task_ids
 
-    def get_payload_references(self, payload_hash: Hash) -> int:
-        """Return how many places of the state need a payload."""
-        return self._references.get(payload_hash, 0)
+    @property
+    def member_addresses(self) -> list[Address]:
+        """All members of a permissioned chain, in order."""
+        return self.indexes.member_addresses
 
     def is_payload_needed(self, payload_hash: Hash) -> bool:
         """Tell whether the next blocks may need a payload, or a task's weights are in it."""
-        return payload_hash in self._references
+        return self.indexes.get_payload_references(payload_hash) > 0
 
     # --- roots and proofs -------------------------------------------------------------------------
 
@@ -265,18 +241,6 @@ class State:
         }
         roots = {bucket: contents.root for bucket, contents in buckets.items()}
         return self._tree.compute_update(roots, buckets)
-
-    def compute_model_root(self, changed: Mapping[Hash, ModelLeaf]) -> Hash:
-        """Return the model root with some tasks' leaves changed or added."""
-        leaves = self._leaves | {
-            task_id: hash_leaf(encode(leaf)) for task_id, leaf in changed.items()
-        }
-        return compute_root_of_hashes([leaves[task_id] for task_id in sorted(leaves)])
-
-    def get_model_proof(self, task_id: Hash) -> MerkleProof:
-        """Return the proof of an existing task's leaf in `model_root`."""
-        order = self.task_ids
-        return compute_proof_of_hashes([self._leaves[i] for i in order], order.index(task_id))
 
     def get_entry_proofs(self, key: bytes) -> tuple[MerkleProof, MerkleProof]:
         """Return the proofs of an existing entry in its bucket, and of the bucket in the state."""
@@ -308,10 +272,13 @@ class State:
             if len(cache) >= limit:
                 cache.clear()
             cache[key] = record
-            self._index_changed(key, record)
+            self.indexes.take_changed(key, record)
         for payload_hash, change in result.payload_references.items():
-            self._count_reference(payload_hash, change)
+            self.indexes.count_reference(payload_hash, change)
         self._chain = self._require(CHAIN_KEY, ChainRecord)
+        for key in result.records:
+            if key[0] == Prefix.TASK:
+                self._set_wake(Hash(key[1:]))
         self._model_root = result.model_root
 
     def _require(self, key: bytes, kind: type[R]) -> R:
@@ -337,53 +304,7 @@ class State:
         self._bucket_entries += len(contents.keys) - (-1 if known is None else len(known.keys))
         self._buckets[bucket] = contents
 
-    def _index_stored(self, key: bytes, value: bytes) -> None:
-        match key[0]:
-            case Prefix.TASK | Prefix.MEMBER:
-                record = decode_record(key, value)
-                self._index_changed(key, record)
-                if isinstance(record, TaskRecord):
-                    for payload_hash in get_task_payloads(record):
-                        self._count_reference(payload_hash, 1)
-            case Prefix.UPDATE:
-                record = decode_record(key, value)
-                if isinstance(record, UpdateRecord):
-                    self._count_reference(record.payload_hash, 1)
-            case _:
-                pass
-
-    def _index_changed(self, key: bytes, record: Record | None) -> None:
-        if key[0] == Prefix.MEMBER:
-            address = Address(key[1:])
-            if record is None:
-                self._members.pop(address, None)
-            else:
-                self._members[address] = None
-        elif isinstance(record, TaskRecord):
-            task_id = Hash(key[1:])
-            before = self._pending.pop(task_id, 0)
-            self._open_update_count += record.update_count - before
-            if record.update_count or record.frozen is not None:
-                self._pending[task_id] = record.update_count
-            self._leaves[task_id] = hash_leaf(encode(get_model_leaf(task_id, record)))
-
-    def _count_reference(self, payload_hash: Hash, change: int) -> None:
-        count = self._references.get(payload_hash, 0) + change
-        if count < 0:
-            raise InvariantError(f"payload {payload_hash.hex()} is needed {count} times")
-        if count:
-            self._references[payload_hash] = count
-        else:
-            self._references.pop(payload_hash, None)
-
-
-def get_model_leaf(task_id: Hash, task: TaskRecord) -> ModelLeaf:
-    """Return what the model root holds for a task."""
-    return ModelLeaf(task_id, task.weights_root, task.optimizer_root)
-
-
-def get_task_payloads(task: TaskRecord) -> tuple[Hash, ...]:
-    """Return what a task needs beside its updates: weights, optimizer state, best weights."""
-    state = () if task.optimizer_hash == NO_HASH else (task.optimizer_hash,)
-    best = () if task.best is None else (task.best.weights_hash,)
-    return (task.weights_hash, *state, *best)
+    def _set_wake(self, task_id: Hash) -> None:
+        task, spec = self.get_task(task_id), self.get_task_spec(task_id)
+        if task is not None and spec is not None:
+            self.indexes.set_wake(task_id, task, spec.policy, self.time_ms)

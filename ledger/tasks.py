@@ -19,6 +19,7 @@ from quorate.chain.weights import compute_weights_root
 from aggregation import RuleError, initial_optimizer_state, is_weightable, validate_rule
 from ledger.aggregates import compute_content_hash
 from ledger.environment import Environment
+from ledger.indexes import TASKS_MAX
 from ledger.keys import (
     get_task_key,
     get_task_name_key,
@@ -31,7 +32,7 @@ from ledger.records import (
     TaskSpecRecord,
 )
 from ledger.rounds import void_training_round
-from ledger.state import CHECKED_PAYLOADS_MAX, TASKS_MAX
+from ledger.state import CHECKED_PAYLOADS_MAX
 
 WEIGHT_BYTES = 4
 
@@ -54,7 +55,7 @@ def validate_create_task(env: Environment, sender: Address, body: CreateTask) ->
             ErrorCode.ALREADY_EXISTS,
             f"A task named {spec.name!r} exists on this chain: choose another name.",
         )
-    if env.view.state.task_count + env.view.created_task_count >= TASKS_MAX:
+    if env.view.state.indexes.task_count + env.view.created_task_count >= TASKS_MAX:
         raise TransactionError(
             ErrorCode.QUOTA_EXCEEDED, f"The chain has {TASKS_MAX} tasks, its limit."
         )
@@ -138,6 +139,7 @@ def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: Cr
     task = TaskRecord(
         authority=sender,
         name=spec.name,
+        dimension=spec.dimension,
         status=TaskStatus.OPEN,
         created_height=context.height,
         weights_root=spec.initial_weights_root,

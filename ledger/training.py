@@ -7,15 +7,17 @@ far as `PendingError` may pull it. Never aggregates.
 from msgspec.structs import replace
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 from quorate.chain.ids import Address
-from quorate.chain.task import BelowMinimum, RoundPolicy, TaskSpec
+from quorate.chain.task import TaskSpec
 from quorate.chain.transaction import Role, SubmitUpdate, TaskStatus
 
 from aggregation import UpdateError, compute_update_size, decode_update
+from ledger.deadlines import compute_deadline
 from ledger.environment import Environment
+from ledger.indexes import OPEN_UPDATES_MAX
 from ledger.keys import get_registration_key, get_task_key, get_update_key
 from ledger.membership import validate_role
 from ledger.records import RegistrationRecord, TaskRecord, UpdateRecord
-from ledger.state import CHECKED_PAYLOADS_MAX, OPEN_UPDATES_MAX
+from ledger.state import CHECKED_PAYLOADS_MAX
 
 
 def validate_submit_update(env: Environment, sender: Address, body: SubmitUpdate) -> None:
@@ -36,8 +38,8 @@ def validate_submit_update(env: Environment, sender: Address, body: SubmitUpdate
     spec = env.view.get_task_spec(body.task_id)
     _validate_training_round(task, body)
     _validate_slot(env, sender, task, spec, body)
-    _validate_form(spec, body)
-    _validate_payload(env, spec, body)
+    _validate_form(task, spec, body)
+    _validate_payload(env, task, body)
 
 
 def _validate_training_round(task: TaskRecord, body: SubmitUpdate) -> None:
@@ -81,7 +83,7 @@ def _validate_slot(
             ErrorCode.ROUND_FULL,
             f"Training round {task.training_round} takes no more updates: wait for the next one.",
         )
-    if env.view.state.open_update_count + env.view.opened_update_count >= OPEN_UPDATES_MAX:
+    if env.view.state.indexes.open_update_count + env.view.opened_update_count >= OPEN_UPDATES_MAX:
         raise TransactionError(
             ErrorCode.QUOTA_EXCEEDED,
             f"The open training rounds of this chain hold {OPEN_UPDATES_MAX} updates, its limit:"
@@ -89,18 +91,18 @@ def _validate_slot(
         )
 
 
-def _validate_form(spec: TaskSpec, body: SubmitUpdate) -> None:
+def _validate_form(task: TaskRecord, spec: TaskSpec, body: SubmitUpdate) -> None:
     if body.codec != spec.codec:
         raise TransactionError(
             ErrorCode.WRONG_CODEC,
             f"The update has codec {int(body.codec)}, the task takes {spec.codec.name.lower()}"
             f" ({int(spec.codec)}): encode it so.",
         )
-    size = compute_update_size(spec.codec, spec.dimension)
+    size = compute_update_size(spec.codec, task.dimension)
     if body.payload_size != size:
         raise TransactionError(
             ErrorCode.WRONG_SHAPE,
-            f"The update has {body.payload_size} bytes; {spec.dimension} parameters take {size}:"
+            f"The update has {body.payload_size} bytes; {task.dimension} parameters take {size}:"
             " send all tensors of the task, in order.",
         )
     if 0 < spec.example_count_max < body.example_count:
@@ -111,7 +113,7 @@ def _validate_form(spec: TaskSpec, body: SubmitUpdate) -> None:
         )
 
 
-def _validate_payload(env: Environment, spec: TaskSpec, body: SubmitUpdate) -> None:
+def _validate_payload(env: Environment, task: TaskRecord, body: SubmitUpdate) -> None:
     payload = env.get_payload(body.payload_hash)
     if payload is None:
         raise PendingError(
@@ -124,11 +126,11 @@ def _validate_payload(env: Environment, spec: TaskSpec, body: SubmitUpdate) -> N
             " build it from the bytes you send.",
         )
     # The bytes belong to the hash, so that what was found valid once stays so.
-    valid_updates, found = env.view.state.valid_updates, (body.payload_hash, spec.dimension)
+    valid_updates, found = env.view.state.valid_updates, (body.payload_hash, task.dimension)
     if found in valid_updates:
         return
     try:
-        decode_update(payload, spec.codec, spec.dimension)
+        decode_update(payload, body.codec, task.dimension)
     except UpdateError as error:
         raise TransactionError(error.code, f"The update cannot be used: {error}.") from error
     if len(valid_updates) >= CHECKED_PAYLOADS_MAX:
@@ -166,18 +168,3 @@ def apply_submit_update(env: Environment, sender: Address, body: SubmitUpdate) -
     view.put(get_task_key(task_id), counted)
     view.opened_update_count += 1
     env.need_payload(body.payload_hash)
-
-
-def compute_deadline(task: TaskRecord, policy: RoundPolicy, time_ms: int) -> int:
-    """Return the deadline that an update arriving now finds.
-
-    A training round that nobody needs asks for no blocks, so that its deadline may have passed
-    unseen: while it was empty, or below a minimum that it is to be extended for. Then a new
-    period begins with this update.
-    """
-    is_waiting = task.update_count == 0 or (
-        policy.below_minimum is BelowMinimum.EXTEND and task.update_count < policy.updates_min
-    )
-    if is_waiting and time_ms >= task.deadline_time_ms:
-        return time_ms + policy.deadline_ms
-    return task.deadline_time_ms

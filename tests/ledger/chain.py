@@ -46,6 +46,7 @@ from quorate.chain.transaction import (
 from quorate.chain.weights import compute_weights_root
 
 from ledger.aggregates import AggregateInputs, AggregateOutput, AggregateSource, InlineAggregates
+from ledger.deadlines import compute_wake
 from ledger.execution import BlockContext, BlockExecution, ExecutionResult, validate_transaction
 from ledger.genesis import build_genesis_state
 from ledger.keys import Prefix, get_participant_key, get_registration_key, get_update_key
@@ -280,12 +281,23 @@ class Chain:
     def assert_consistent(self) -> None:
         """What is kept in memory must be what the entries say."""
         fresh = State(self.reader, self.genesis)
-        for name in ("root", "model_root", "height", "time_ms", "next_due_time_ms", "parameters",
-                     "task_ids", "member_addresses", "pending_task_ids", "open_update_count",
-                     "_references"):  # fmt: skip
+        for name in ("root", "model_root", "height", "time_ms", "next_due_time_ms", "parameters"):
             assert getattr(fresh, name) == getattr(self.state, name), name
+        for name in ("_leaves", "_members", "_references", "open_update_count"):
+            assert getattr(fresh.indexes, name) == getattr(self.state.indexes, name), name
+        assert fresh.indexes.get_frozen_rounds() == self.state.indexes.get_frozen_rounds()
+        for time_ms in (self.state.time_ms, self.state.time_ms + 10**6):
+            awake = fresh.indexes.get_awake_task_ids(time_ms)
+            assert awake == self.state.indexes.get_awake_task_ids(time_ms)
+        due = []
         for task_id in self.state.task_ids:
-            self.assert_slots_consistent(task_id, self.get_task(task_id))
+            task, spec = self.get_task(task_id), self.state.get_task_spec(task_id)
+            assert spec is not None
+            self.assert_slots_consistent(task_id, task)
+            wake = compute_wake(task, spec.policy, self.state.time_ms)
+            if wake is not None and wake.needs_block:
+                due.append(wake.time_ms)
+        assert self.state.next_due_time_ms == min(due, default=None)
 
     def assert_slots_consistent(self, task_id: Hash, task: TaskRecord) -> None:
         """Slots have no gaps, and registrations know their own."""

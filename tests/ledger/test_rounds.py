@@ -110,6 +110,22 @@ def test_a_minimum_and_maximum_of_one_finalize_with_every_update() -> None:
     assert len(roots) == 4
 
 
+def test_the_earliest_of_all_deadlines_is_due() -> None:
+    chain = Chain()
+    deadlines = {}
+    for name, deadline_ms in (("a", 5_000), ("b", 3_000), ("c", 9_000)):
+        spec = make_spec(name, policy=make_policy(deadline_ms=deadline_ms))
+        task_id = chain.create_task(spec, participants=4)
+        result = chain.submit(task_id, 1, 2)
+        deadlines[task_id] = chain.get_task(task_id).deadline_time_ms
+        assert result.next_due_time_ms == min(deadlines.values())
+    for task_id in sorted(deadlines, key=lambda each: deadlines[each]):
+        left = deadlines.pop(task_id) - chain.state.time_ms
+        result = chain.run_block(after_ms=left)
+        assert get_receipt(result, RoundOutcome.FINALIZED).task_id == task_id
+        assert result.next_due_time_ms == min(deadlines.values(), default=None)
+
+
 # --- below the minimum ----------------------------------------------------------------------------
 
 

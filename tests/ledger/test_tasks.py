@@ -249,7 +249,7 @@ def test_a_revoked_participant_takes_its_update_along(revoked: int) -> None:
     receipt = get_receipt(chain.submit(task_id, 40, first=3), RoundOutcome.FINALIZED)
     counted = {update.participant for update in receipt.updates}
     assert counted == {key.address for key in PARTICIPANTS[:4]} - {address}
-    assert chain.state.open_update_count == 0
+    assert chain.state.indexes.open_update_count == 0
 
 
 def test_who_comes_back_may_submit_again() -> None:
