@@ -150,8 +150,12 @@ class Node:
         self._aggregates = BackgroundAggregates()
         verifier = TransactionVerifier(genesis.chain_id)
         executor = _make_executor(genesis, storage, verifier, self._aggregates)
+        metrics = Metrics(genesis.chain_id)
+        self._events = EventBus(now_ms(), subscriptions_max=config.rpc.subscriptions_max)
+        self._reporter = Reporter(self._events, metrics)
         self._mempool = self._make_mempool(config, storage, executor, verifier, now_ms)
         self._retention = _make_retention(storage, executor, self._mempool)
+        self._reporter.follow(self._mempool, self._retention)
         self._exchange = PayloadExchange(
             network,
             storage.payloads,
@@ -164,14 +168,12 @@ class Node:
         self._gossip = TransactionGossip(
             network, self._mempool, storage.payloads, broadcaster, config.mempool
         )
-        metrics, events = Metrics(genesis.chain_id), EventBus(now_ms())
         parts = self._make_consensus_parts(
             config,
             storage,
             executor,
             signer,
             broadcaster,
-            Reporter(events, metrics, self._mempool, self._retention),
             now_ms,
         )
         self._runner = ConsensusRunner(parts)
@@ -201,7 +203,7 @@ class Node:
             runner=self._runner,
             mempool=self._mempool,
             catch_up=self._catch_up,
-            events=events,
+            events=self._events,
             metrics=metrics,
             signer=signer,
             now_ms=now_ms,
@@ -225,6 +227,7 @@ class Node:
             report=lambda peer, penalty, reason: self._network.report(
                 PeerId(peer), penalty, reason
             ),
+            on_dropped=self._reporter.on_dropped,
             want_payload=self._want_payload,
         )
 
@@ -235,7 +238,6 @@ class Node:
         executor: Executor,
         signer: Signer | None,
         broadcaster: Broadcaster,
-        reporter: Reporter,
         now_ms: Callable[[], int],
     ) -> ConsensusParts:
         position = executor.position
@@ -284,8 +286,8 @@ class Node:
                 empty_blocks,
                 now_ms,
             ),
-            on_decided=reporter.on_decided,
-            on_round=reporter.on_round,
+            on_decided=self._reporter.on_decided,
+            on_round=self._reporter.on_round,
             now_ms=now_ms,
         )
 
@@ -307,15 +309,18 @@ class Node:
             swept=swept,
             restored=restored,
         )
-        async with trio.open_nursery() as nursery:
-            await nursery.start(self._run_network)
-            nursery.start_soon(self._aggregates.run)
-            nursery.start_soon(self._exchange.run)
-            nursery.start_soon(self._catch_up.run)
-            nursery.start_soon(self._gossip.run)
-            nursery.start_soon(self._watch_mempool)
-            nursery.start_soon(self._runner.run)
-            task_status.started()
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(self._run_network)
+                nursery.start_soon(self._aggregates.run)
+                nursery.start_soon(self._exchange.run)
+                nursery.start_soon(self._catch_up.run)
+                nursery.start_soon(self._gossip.run)
+                nursery.start_soon(self._watch_mempool)
+                nursery.start_soon(self._runner.run)
+                task_status.started()
+        finally:
+            self._events.close()
 
     def _want_payload(self, payload_hash: Hash, size: int, peer: str) -> None:
         self._exchange.want(payload_hash, size, PeerId(peer))

@@ -5,12 +5,14 @@ returns at once.
 """
 
 import structlog
+from quorate.chain.errors import TransactionError
 from quorate.chain.receipt import RoundReceipt
 from quorate.chain.vote import Commit
 
 from node.events import EventBus, EventType
 from node.execution.executor import ExecutedBlock
 from node.execution.retention import Retention
+from node.mempool.door import PendingTransaction
 from node.mempool.mempool import Mempool
 from node.metrics import Metrics
 from node.views import to_object
@@ -27,35 +29,31 @@ class Reporter:
         Where clients listen.
     metrics : Metrics
         Figures for operators.
-    mempool : Mempool
-        Follows the decided transactions.
-    retention : Retention
-        Takes over released payloads.
     """
 
-    def __init__(
-        self,
-        events: EventBus,
-        metrics: Metrics,
-        mempool: Mempool,
-        retention: Retention,
-    ) -> None:
+    def __init__(self, events: EventBus, metrics: Metrics) -> None:
         self._events = events
         self._metrics = metrics
-        self._mempool = mempool
-        self._retention = retention
+        self._mempool: Mempool | None = None
+        self._retention: Retention | None = None
+
+    def follow(self, mempool: Mempool, retention: Retention) -> None:
+        """Let these two follow every decided block, too."""
+        self._mempool, self._retention = mempool, retention
 
     def on_decided(self, executed: ExecutedBlock, commit: Commit) -> None:
         """Follow a decided block, once it is durable and the state shows it."""
         header, result = executed.block.header, executed.result
-        self._mempool.update(
-            header.height,
-            executed.transaction_hashes,
-            has_closed_training_round=bool(result.receipts.rounds),
-        )
-        due_ms = header.time_ms + result.parameters.payload_retain_ms
-        self._retention.release(result.released_payloads, due_ms)
-        self._retention.drop_due(header.time_ms)
+        if self._mempool is not None:
+            self._mempool.update(
+                header.height,
+                executed.transaction_hashes,
+                has_closed_training_round=bool(result.receipts.rounds),
+            )
+        if self._retention is not None:
+            due_ms = header.time_ms + result.parameters.payload_retain_ms
+            self._retention.release(result.released_payloads, due_ms)
+            self._retention.drop_due(header.time_ms)
         block_hash = commit.block_id.hash
         _log.info(
             "decided",
@@ -86,6 +84,20 @@ class Reporter:
                 transaction_hash=transaction_hash,
             )
         self._metrics.on_decided(executed, commit)
+
+    def on_dropped(self, entry: PendingTransaction, error: TransactionError) -> None:
+        """Tell that a pending transaction will not be decided, and why."""
+        _log.info("transaction_dropped", hash=entry.hash.hex(), code=error.code.value)
+        self._events.publish(
+            EventType.TRANSACTION,
+            {
+                "hash": entry.hash.hex(),
+                "status": "refused",
+                "code": error.code.value,
+                "detail": error.message,
+            },
+            transaction_hash=entry.hash,
+        )
 
     def on_round(self, height: int, round_: int) -> None:
         """Take note of a consensus round; those after the first are told."""

@@ -7,6 +7,7 @@ opened again: LevelDB would append behind half a record.
 Owns the map. Never knows what a key means.
 """
 
+import threading
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from os import close as close_descriptor
@@ -138,6 +139,7 @@ class LevelDatabase:
             close_descriptor(lock)
             raise
         self._get = self._level.get
+        self._writing = threading.Lock()
         self._is_writable = True
 
     def get(self, key: bytes) -> bytes | None:
@@ -181,24 +183,26 @@ class LevelDatabase:
             The batch is larger than `BATCH_BYTES_MAX`.
         """
         _check_batch(batch)
-        if not self._is_writable:
-            raise StorageClosed(
-                f"The database in {self._folder} is closed, or an earlier write to it failed: "
-                "start the node again once the disk has room and works."
-            )
-        self._is_writable = False
-        try:
-            level_batch = self._level.write_batch(sync=sync)
-            put, delete = level_batch.put, level_batch.delete
-            for key, value in batch.operations:
-                if value is None:
-                    delete(key)
-                else:
-                    put(key, value)
-            level_batch.write()
-        except (plyvel.Error, RuntimeError) as error:
-            raise translate_level_error(error, self._folder) from error
-        self._is_writable = True
+        # One at a time: after a write that failed, no other may follow.
+        with self._writing:
+            if not self._is_writable:
+                raise StorageClosed(
+                    f"The database in {self._folder} is closed, or an earlier write to it failed: "
+                    "start the node again once the disk has room and works."
+                )
+            self._is_writable = False
+            try:
+                level_batch = self._level.write_batch(sync=sync)
+                put, delete = level_batch.put, level_batch.delete
+                for key, value in batch.operations:
+                    if value is None:
+                        delete(key)
+                    else:
+                        put(key, value)
+                level_batch.write()
+            except (plyvel.Error, RuntimeError) as error:
+                raise translate_level_error(error, self._folder) from error
+            self._is_writable = True
 
     def close(self) -> None:
         """Close the files and release the lock; closing again does nothing."""

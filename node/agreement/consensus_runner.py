@@ -51,7 +51,6 @@ from node.agreement.evidence_pool import EvidencePool
 from node.agreement.height_log import HeightLog
 from node.agreement.height_start import HeightStart
 from node.agreement.inbox import Inbox, Incoming, IncomingPart, Item
-from node.agreement.recovery import find_outstanding_effects
 from node.agreement.signer import Signer
 from node.errors import DoubleSignError
 from node.exchange.broadcasting import Broadcaster
@@ -387,13 +386,10 @@ class ConsensusRunner:
         self._parts.judge.start_height()
         for block in logged.blocks:
             self._parts.assembly.add_whole(block.block_id, block.raw)
-        effects: list[Effect] = []
         for item in inputs:
-            effects.extend(self._driver.receive(item))
+            self._driver.receive(item)
         _log.info("replayed", inputs=len(inputs), height=self._driver.height)
-        address = self._parts.signer.key.address if self._parts.signer is not None else None
-        outstanding = find_outstanding_effects(inputs, effects, self._driver.round, address)
-        for effect in outstanding:
+        for effect in self._driver.get_pending_effects():
             own = self._perform(effect, None)
             if own is not None:
                 self._inbox.put_own(Incoming(own))

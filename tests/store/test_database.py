@@ -3,6 +3,7 @@
 import errno
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import plyvel
@@ -401,4 +402,20 @@ def test_synced_batches_survive_kill_9_whole(tmp_path: Path) -> None:
         for part in range(20)
     )
     assert database.get(b"%d.0" % (stored + 1)) is None
+    database.close()
+
+
+def test_writes_of_two_threads_follow_each_other(tmp_path: Path) -> None:
+    # The journal syncs in a thread while the node's own thread writes.
+    database = LevelDatabase(tmp_path / "db")
+
+    def write(name: bytes) -> None:
+        for number in range(100):
+            batch = Batch()
+            batch.put(name + number.to_bytes(2, "big"), name)
+            database.write(batch, sync=number % 10 == 0)
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, (b"a", b"b")))
+    assert sum(1 for _ in database.iterate(b"a", b"c")) == 200
     database.close()
