@@ -150,9 +150,8 @@ class Node:
         self._aggregates = BackgroundAggregates()
         verifier = TransactionVerifier(genesis.chain_id)
         executor = _make_executor(genesis, storage, verifier, self._aggregates)
-        metrics = Metrics(genesis.chain_id)
         self._events = EventBus(now_ms(), subscriptions_max=config.rpc.subscriptions_max)
-        self._reporter = Reporter(self._events, metrics)
+        self._reporter = Reporter(self._events, Metrics(genesis.chain_id))
         self._mempool = self._make_mempool(config, storage, executor, verifier, now_ms)
         self._retention = _make_retention(storage, executor, self._mempool)
         self._reporter.follow(self._mempool, self._retention)
@@ -168,14 +167,7 @@ class Node:
         self._gossip = TransactionGossip(
             network, self._mempool, storage.payloads, broadcaster, config.mempool
         )
-        parts = self._make_consensus_parts(
-            config,
-            storage,
-            executor,
-            signer,
-            broadcaster,
-            now_ms,
-        )
+        parts = self._make_consensus_parts(config, storage, executor, signer, broadcaster, now_ms)
         self._runner = ConsensusRunner(parts)
         self._reactor = Reactor(
             ReactorParts(
@@ -204,7 +196,7 @@ class Node:
             mempool=self._mempool,
             catch_up=self._catch_up,
             events=self._events,
-            metrics=metrics,
+            metrics=self._reporter.metrics,
             signer=signer,
             now_ms=now_ms,
         )

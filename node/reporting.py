@@ -33,7 +33,7 @@ class Reporter:
 
     def __init__(self, events: EventBus, metrics: Metrics) -> None:
         self._events = events
-        self._metrics = metrics
+        self.metrics = metrics
         self._mempool: Mempool | None = None
         self._retention: Retention | None = None
 
@@ -83,7 +83,7 @@ class Reporter:
                 {"height": height, "hash": transaction_hash.hex(), "status": "decided"},
                 transaction_hash=transaction_hash,
             )
-        self._metrics.on_decided(executed, commit)
+        self.metrics.on_decided(executed, commit)
 
     def on_dropped(self, entry: PendingTransaction, error: TransactionError) -> None:
         """Tell that a pending transaction will not be decided, and why."""
@@ -101,7 +101,7 @@ class Reporter:
 
     def on_round(self, height: int, round_: int) -> None:
         """Take note of a consensus round; those after the first are told."""
-        self._metrics.on_round(height, round_)
+        self.metrics.on_round(height, round_)
         if round_ > 0:
             _log.info("new_round", height=height, round=round_)
             self._events.publish(EventType.ROUND, {"height": str(height), "round": round_})
@@ -118,4 +118,4 @@ class Reporter:
             weights_root=receipt.weights_root.hex()[:16],
         )
         self._events.publish(EventType.TRAINING_ROUND, {"height": height, **to_object(receipt)})
-        self._metrics.on_training_round(receipt)
+        self.metrics.on_training_round(receipt)

@@ -636,6 +636,8 @@ def test_imports_are_declared() -> None:
         *daemon["project"]["dependencies"],
         *daemon["project"]["optional-dependencies"]["demo"],
         *library["project"]["dependencies"],
+        # Types alone, imported under TYPE_CHECKING: the stubs of trio that come with libp2p.
+        *(text for text in daemon["dependency-groups"]["dev"] if text.startswith("trio-typing")),
     ]
     declared = frozenset(Requirement(text).name.lower() for text in texts)
     providers = dict(importlib.metadata.packages_distributions())
