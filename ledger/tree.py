@@ -69,26 +69,23 @@ class Bucket:
 
     def apply(self, writes: Iterable[tuple[bytes, bytes | None]]) -> "Bucket":
         """Return the bucket after `writes`; None deletes, and need not find anything."""
-        keys, hashes = list(self.keys), list(self.hashes)
-        replaced: list[int] = []
-        is_reshaped = False
-        for key, value in writes:
-            place = bisect_left(keys, key)
-            is_here = place < len(keys) and keys[place] == key
+        changes = list(writes)
+        if len(changes) == 1:
+            # One account of the bucket changed: by far the most frequent case.
+            (key, value), place = changes[0], bisect_left(self.keys, changes[0][0])
+            if value is not None and self._has(key, place):
+                return Bucket(self.keys, _replace_leaf(self.levels, place, hash_entry(key, value)))
+        hashes = dict(zip(self.keys, self.hashes, strict=True))
+        for key, value in changes:
             if value is None:
-                if is_here:
-                    del keys[place], hashes[place]
-                    is_reshaped = True
-            elif is_here:
-                hashes[place] = hash_entry(key, value)
-                replaced.append(place)
+                hashes.pop(key, None)
             else:
-                keys.insert(place, key)
-                hashes.insert(place, hash_entry(key, value))
-                is_reshaped = True
-        if is_reshaped:
-            return Bucket(tuple(keys), _hash_levels(hashes))
-        return Bucket(self.keys, _rehash_paths(self.levels, hashes, replaced))
+                hashes[key] = hash_entry(key, value)
+        keys = sorted(hashes)
+        return Bucket(tuple(keys), _hash_levels([hashes[key] for key in keys]))
+
+    def _has(self, key: bytes, place: int) -> bool:
+        return place < len(self.keys) and self.keys[place] == key
 
 
 def make_bucket(entries: Iterable[tuple[bytes, bytes]]) -> Bucket:
@@ -115,26 +112,19 @@ def _hash_levels(hashes: list[bytes]) -> tuple[tuple[bytes, ...], ...]:
     return tuple(levels)
 
 
-def _rehash_paths(
-    levels: tuple[tuple[bytes, ...], ...], hashes: list[bytes], changed: Iterable[int]
+def _replace_leaf(
+    levels: tuple[tuple[bytes, ...], ...], position: int, node: bytes
 ) -> tuple[tuple[bytes, ...], ...]:
-    """Return the levels over new leaf hashes of which only those at `changed` differ."""
-    if not levels:
-        return levels
-    rehashed = [tuple(hashes)]
-    positions = dict.fromkeys(changed)
-    for old in levels[1:]:
-        level, above = rehashed[-1], list(old)
-        positions = dict.fromkeys(position >> 1 for position in positions)
-        for parent in positions:
-            left, right = 2 * parent, 2 * parent + 1
-            above[parent] = (
-                sha256(b"\x01" + level[left] + level[right]).digest()
-                if right < len(level)
-                else level[left]
-            )
-        rehashed.append(tuple(above))
-    return tuple(rehashed)
+    """Return the levels with another leaf hash at `position`, rehashing its path alone."""
+    replaced = []
+    for level in levels:
+        replaced.append((*level[:position], node, *level[position + 1 :]))
+        neighbour = position ^ 1
+        if neighbour < len(level):
+            pair = level[neighbour] + node if position & 1 else node + level[neighbour]
+            node = sha256(b"\x01" + pair).digest()
+        position >>= 1
+    return tuple(replaced)
 
 
 @dataclass(frozen=True, slots=True)
