@@ -68,7 +68,7 @@ def main() -> None:
     )
 
     try:
-        build_app()()
+        build_app()(prog_name="quorate")
     # What is a defect is raised again, with its traceback.
     except BaseException as error:
         failure = find_failure(error)

@@ -3,8 +3,9 @@
 Owns how a node's status is shown. Never changes anything.
 """
 
-import importlib.metadata
 import platform
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as get_installed_version
 
 import typer
 from quorate.client import Client
@@ -57,7 +58,15 @@ def version(context: typer.Context, output: OutputOption = None) -> None:
     """Print the versions of Quorate and Python."""
     get_printer(context, output).print_record(
         {
-            "quorate": importlib.metadata.version("quorate-node"),
+            "quorate": _get_own_version(),
             "python": platform.python_version(),
         }
     )
+
+
+def _get_own_version() -> str:
+    try:
+        return get_installed_version("quorate-node")
+    except PackageNotFoundError:
+        # Run from its folder, without being installed.
+        return "unpackaged"

@@ -19,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 
 from node.commands.settings import HomeOption, OutputOption, get_home, get_printer
-from node.config import Config, ConsensusSection
+from node.config_examples import LOCALNET
 from node.localnet import Localnet, find_free_addresses
 from node.process import run_node
 from node.testnet import (
@@ -32,7 +32,7 @@ from node.testnet import (
 )
 
 CHAIN_ID_DEFAULT: Final = "testnet"
-LOCAL_EMPTY_BLOCK_INTERVAL_MS: Final = 1_000
+
 REFRESH_SECONDS: Final = 1.0
 
 ValidatorsOption = Annotated[
@@ -132,8 +132,7 @@ def localnet(
     else:
         addresses = plan_one_machine(validators, starting_port)
     target = folder or Path(tempfile.mkdtemp(prefix="quorate-localnet-"))
-    consensus = ConsensusSection(empty_block_interval_ms=LOCAL_EMPTY_BLOCK_INTERVAL_MS)
-    plan = NetworkPlan(chain_id=chain_id, addresses=addresses, config=Config(consensus=consensus))
+    plan = NetworkPlan(chain_id=chain_id, addresses=addresses, config=LOCALNET)
     nodes = write_network(target, plan)
     printer.note(f"{len(nodes)} nodes in {target}; Ctrl-C stops them.")
     with Localnet(nodes) as running:
