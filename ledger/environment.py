@@ -33,6 +33,10 @@ class Environment:
         By how much the number of places that need a payload has changed.
     released : dict
         The payloads that some place has let go, in that order; the values mean nothing.
+    aggregation_cost : int
+        What the block has spent of `aggregation_cost_block_max`.
+    last_blocks : list of (height, power), or None
+        Each validator's last block and its power, once somebody has asked for them.
     """
 
     view: Overlay
@@ -43,6 +47,8 @@ class Environment:
     artifacts: dict[Hash, bytes] = field(default_factory=dict)
     references: dict[Hash, int] = field(default_factory=dict)
     released: dict[Hash, None] = field(default_factory=dict)
+    aggregation_cost: int = 0
+    last_blocks: list[tuple[int, int]] | None = None
 
     def get_task(self, task_id: Hash) -> TaskRecord:
         """Return a task that a transaction names.

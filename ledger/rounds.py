@@ -11,6 +11,7 @@ one included, so that no proposer picks the set alone.
 """
 
 from collections.abc import Sequence
+from operator import itemgetter
 
 from msgspec.structs import replace
 from quorate.chain.codec import encode
@@ -49,25 +50,42 @@ def has_proposer_spread(env: Environment, task: TaskRecord, policy: RoundPolicy)
     """Tell whether enough proposers have had a block since the round's first update."""
     if policy.waive_proposer_spread:
         return True
-    power = 0
-    for validator in env.context.validators.validators:
-        last = env.view.get(get_proposer_key(validator.address), ProposerRecord)
-        if last is not None and last.height >= task.first_update_height:
-            power += validator.power
+    power = sum(
+        power for height, power in _get_last_blocks(env) if height >= task.first_update_height
+    )
     return env.context.validators.is_one_honest(power)
+
+
+def _get_last_blocks(env: Environment) -> list[tuple[int, int]]:
+    """Return (height of the last block, power) of the validators that have had one."""
+    if env.last_blocks is None:
+        found = (
+            (env.view.get(get_proposer_key(validator.address), ProposerRecord), validator.power)
+            for validator in env.context.validators.validators
+        )
+        env.last_blocks = [(last.height, power) for last, power in found if last is not None]
+    return env.last_blocks
 
 
 # --- the end of a block ---------------------------------------------------------------------------
 
 
 def process_training_rounds(env: Environment) -> None:
-    """End the training rounds whose time has come, in the order of task ids."""
+    """End the training rounds whose time has come.
+
+    Those that have been open for longest come first, then the order is that of task ids, so that
+    none waits forever for its share of the block's aggregation cost.
+    """
     changed = env.view.get_changed_tasks()
     awake = env.view.state.indexes.get_awake_task_ids(env.context.time_ms)
-    for task_id in sorted(dict.fromkeys((*changed, *awake))):
-        task = env.view.get_task(task_id)
-        if task is not None and is_collecting(task):
-            _process_training_round(env, task_id, task)
+    tasks = {task_id: env.view.get_task(task_id) for task_id in (*changed, *awake)}
+    collecting = [
+        (task.opened_height, task_id, task)
+        for task_id, task in tasks.items()
+        if task is not None and is_collecting(task)
+    ]
+    for _, task_id, task in sorted(collecting, key=itemgetter(0, 1)):
+        _process_training_round(env, task_id, task)
 
 
 def _process_training_round(env: Environment, task_id: Hash, task: TaskRecord) -> None:
@@ -120,17 +138,27 @@ def get_finalizations_due(env: Environment) -> tuple[tuple[Hash, int], ...]:
 def seal_training_round(env: Environment, task_id: Hash, task: TaskRecord, spec: TaskSpec) -> None:
     """Close the set, and aggregate it now if that is cheap enough, else freeze it.
 
+    A set that is cheap enough for a block, but not for what this block has left, stays as it is
+    and is looked at again in the next block.
+
     Raises
     ------
     PendingError
         If the result is being computed.
     """
-    updates = get_updates(env.view, task_id, task)
-    cost = compute_cost(spec.rule, len(updates), task.dimension)
-    if cost <= env.context.parameters.aggregation_cost_block_max:
+    cost = compute_cost(spec.rule, task.update_count, task.dimension)
+    cost_max = env.context.parameters.aggregation_cost_block_max
+    if cost > cost_max:
+        _freeze_training_round(env, task_id, task)
+    elif env.aggregation_cost + cost <= cost_max:
+        env.aggregation_cost += cost
+        updates = get_updates(env.view, task_id, task)
         inputs = make_aggregate_inputs(task_id, task, spec, updates)
         finalize_training_round(env, task_id, task, get_aggregate(env, inputs))
-        return
+
+
+def _freeze_training_round(env: Environment, task_id: Hash, task: TaskRecord) -> None:
+    updates = get_updates(env.view, task_id, task)
     set_root = compute_set_root(updates)
     frozen = replace(task, frozen=FrozenRound(set_root, env.context.height))
     env.view.put(get_task_key(task_id), frozen)

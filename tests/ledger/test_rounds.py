@@ -14,6 +14,7 @@ from quorate.chain.transaction import (
     FinalizeTrainingRound,
     RegisterParticipant,
     RevokeParticipant,
+    SignedTransaction,
     TaskStatus,
 )
 from quorate.chain.weights import compute_weights_root
@@ -333,16 +334,38 @@ def test_tasks_are_isolated_even_with_the_same_bytes() -> None:
     assert chain.get_task(one).weights_root == chain.get_task(other).weights_root
 
 
-def test_rounds_that_end_together_are_in_the_order_of_task_ids() -> None:
-    chain = Chain()
-    ids = [chain.create_task(make_spec(name), participants=2) for name in "abcde"]
-    updates = [
+def submit_to_all(chain: Chain, ids: list[Hash]) -> list[SignedTransaction]:
+    return [
         chain.sign(PARTICIPANTS[index], chain.make_update(task_id, [3] * DIMENSION), ahead=ahead)
         for ahead, task_id in enumerate(ids)
         for index in (0, 1)
     ]
-    result = chain.run_block(*updates)
+
+
+def test_rounds_that_end_together_are_in_a_fixed_order() -> None:
+    chain = Chain()
+    bodies = [chain.make_creation(make_spec(name)) for name in "abcde"]
+    creations = [chain.sign(AUTHORITY, body, ahead=index) for index, body in enumerate(bodies)]
+    chain.run_block(*creations)
+    ids = [hash_of(creation) for creation in creations]
+    assert ids != sorted(ids)
+    for task_id in ids:
+        chain.register(task_id, *PARTICIPANTS[:2])
+    result = chain.run_block(*submit_to_all(chain, ids))
     assert [receipt.task_id for receipt in result.receipts.rounds] == sorted(ids)
+
+
+def test_a_block_aggregates_within_its_cost_and_the_oldest_rounds_first() -> None:
+    # Each round costs two updates of six parameters; a block has room for two rounds.
+    chain = Chain(parameters=ConsensusParameters(aggregation_cost_block_max=25))
+    ids = [chain.create_task(make_spec(name), participants=2) for name in "abcde"]
+    result = chain.run_block(*submit_to_all(chain, ids))
+    ended = [[receipt.task_id for receipt in result.receipts.rounds]]
+    while result.next_due_time_ms is not None:
+        assert result.next_due_time_ms == result.time_ms
+        result = chain.run_block()
+        ended.append([receipt.task_id for receipt in result.receipts.rounds])
+    assert ended == [ids[0:2], ids[2:4], ids[4:]]
 
 
 # --- frozen rounds --------------------------------------------------------------------------------

@@ -28,7 +28,8 @@ class ConsensusParameters(Struct, array_like=True, frozen=True, forbid_unknown_f
         The bounds of proposer-based timestamps: how far clocks may be apart, and how long a
         proposal may be on its way in round 0 (it grows by a tenth each round).
     aggregation_cost_block_max : int
-        Training rounds up to this cost are aggregated in the block that seals them.
+        Training rounds up to this cost are aggregated in the block that seals them, as many in a
+        block as fit into it together.
     payload_retain_ms : int
         How long, in block time, payloads are kept after their training round closed.
     """
