@@ -120,7 +120,7 @@ class AsyncClient:
 
     async def tasks(self) -> tuple[TaskSummary, ...]:
         """Return all tasks."""
-        return await self._ask(rpc.get_tasks())
+        return await self.run(procedures.get_tasks(self.endpoint))
 
     async def task(self, task: TaskKey) -> Task:
         """Return a task, by its id or name."""
@@ -128,7 +128,7 @@ class AsyncClient:
 
     async def participants(self, task: TaskKey) -> tuple[ParticipantInfo, ...]:
         """Return who is registered for a task."""
-        return await self._ask(rpc.get_participants(task))
+        return await self.run(procedures.get_participants(self.endpoint, task))
 
     async def training_round(self, task: TaskKey, number: int | None = None) -> TrainingRound:
         """Return a training round, by default the open one."""

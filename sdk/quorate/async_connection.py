@@ -53,7 +53,8 @@ class _Stream:
         self._parser = EventParser()
         self._events: deque[Event] = deque()
 
-    async def read(self) -> Event | None:
+    async def read(self, silence_s: float) -> Event | None:
+        deadline = time.monotonic() + silence_s
         while not self._events:
             try:
                 chunk = await anext(self._chunks, None)
@@ -62,6 +63,8 @@ class _Stream:
             if chunk is None:
                 return None
             self._events.extend(self._parser.receive(chunk))
+            if not self._events and time.monotonic() > deadline:  # Comments, and nothing else.
+                return None
         return self._events.popleft()
 
     async def aclose(self) -> None:
@@ -173,7 +176,7 @@ class AsyncConnection:
     async def read_feed(self, feed: Feed) -> Event | None:
         """Wait for a feed's next event; None if its stream fell silent or ended."""
         stream = self._streams.get(feed)
-        event = None if stream is None else await stream.read()
+        event = None if stream is None else await stream.read(feed.silence_s)
         if event is None:
             await self.close_feed(feed)
         elif event.id:

@@ -139,7 +139,7 @@ class Client:
 
     def tasks(self) -> tuple[TaskSummary, ...]:
         """Return all tasks."""
-        return self._ask(rpc.get_tasks())
+        return self.run(procedures.get_tasks(self.endpoint))
 
     def task(self, task: TaskKey) -> Task:
         """Return a task, by its id or name."""
@@ -147,7 +147,7 @@ class Client:
 
     def participants(self, task: TaskKey) -> tuple[ParticipantInfo, ...]:
         """Return who is registered for a task."""
-        return self._ask(rpc.get_participants(task))
+        return self.run(procedures.get_participants(self.endpoint, task))
 
     def training_round(self, task: TaskKey, number: int | None = None) -> TrainingRound:
         """Return a training round, by default the open one."""

@@ -49,7 +49,8 @@ class _Stream:
         self._parser = EventParser()
         self._events: deque[Event] = deque()
 
-    def read(self) -> Event | None:
+    def read(self, silence_s: float) -> Event | None:
+        deadline = time.monotonic() + silence_s
         while not self._events:
             try:
                 chunk = next(self._chunks, None)
@@ -58,6 +59,8 @@ class _Stream:
             if chunk is None:
                 return None
             self._events.extend(self._parser.receive(chunk))
+            if not self._events and time.monotonic() > deadline:  # Comments, and nothing else.
+                return None
         return self._events.popleft()
 
 
@@ -152,7 +155,7 @@ class Connection:
     def read_feed(self, feed: Feed) -> Event | None:
         """Wait for a feed's next event; None if its stream fell silent or ended."""
         stream = self._streams.get(feed)
-        event = None if stream is None else stream.read()
+        event = None if stream is None else stream.read(feed.silence_s)
         if event is None:
             self.close_feed(feed)
         elif event.id:

@@ -4,7 +4,9 @@ Owns these conversations as scripts, the same for both clients. Never does I/O i
 trusts an answer that can be checked.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
 
 from quorate import rpc_protocol as rpc
 from quorate.chain.errors import ErrorCode
@@ -30,16 +32,28 @@ from quorate.errors import (
     WaitTimeoutError,
 )
 from quorate.fixed_point import WEIGHT_BYTES
-from quorate.rpc_protocol import BATCH_MAX, TaskKey
-from quorate.rpc_types import Page, Submitted, Task, TransactionInfo, Weights
+from quorate.rpc_protocol import BATCH_MAX, Call, TaskKey
+from quorate.rpc_types import (
+    Page,
+    ParticipantInfo,
+    Rows,
+    Submitted,
+    Task,
+    TaskSummary,
+    TransactionInfo,
+    Weights,
+)
 from quorate.script import Endpoint, Script, Sleep, perform, read_clock
 from quorate.verification import VerifiedWeights, WeightsProof, verify_weights
+
+T = TypeVar("T")
 
 NONCE_ATTEMPTS = 4
 DOWNLOAD_ATTEMPTS = 8
 CHUNKS_AT_ONCE_MAX = 4
 """Larger weights are downloaded chunk by chunk, so that a lost connection costs one chunk."""
 BATCH_BYTES_MAX = 4 << 20
+ROWS_MAX = 1_000_000
 POLL_FIRST_S, POLL_MAX_S = 0.02, 0.5
 METRIC_ONE = 1 << 16
 
@@ -63,11 +77,28 @@ def get_chain(endpoint: Endpoint) -> Script[Genesis]:
 
 def get_task(endpoint: Endpoint, task: TaskKey) -> Script[Task]:
     """Return a task by its id or name."""
-    if isinstance(task, str) and "/" in task:  # A slash cannot be part of a path's segment.
-        for summary in (yield from perform(endpoint, rpc.get_tasks())):
-            if summary.name == task:
-                return (yield from perform(endpoint, rpc.get_task(bytes(summary.task_id))))
     return (yield from perform(endpoint, rpc.get_task(task)))
+
+
+def get_tasks(endpoint: Endpoint) -> Script[tuple[TaskSummary, ...]]:
+    """Return all tasks, page by page."""
+    return (yield from _collect(endpoint, rpc.get_tasks))
+
+
+def get_participants(endpoint: Endpoint, task: TaskKey) -> Script[tuple[ParticipantInfo, ...]]:
+    """Return all participants of a task, page by page."""
+    return (yield from _collect(endpoint, partial(rpc.get_participants, task)))
+
+
+def _collect(endpoint: Endpoint, get_rows: Callable[[int], Call[Rows[T]]]) -> Script[tuple[T, ...]]:
+    rows: tuple[T, ...] = ()
+    while True:
+        page = yield from perform(endpoint, get_rows(len(rows)))
+        rows += page.rows
+        if not page.rows or len(rows) >= page.total:
+            return rows
+        if len(rows) > ROWS_MAX:
+            raise ProtocolError(f"a list of more than {ROWS_MAX} rows is too long to be true")
 
 
 # --- transactions --------------------------------------------------------------------------------

@@ -27,12 +27,14 @@ from quorate.rpc_reading import (
     read_problem,
     read_proof,
     read_round,
+    read_rows,
     read_task,
 )
 from quorate.rpc_types import (
     Account,
     Page,
     ParticipantInfo,
+    Rows,
     Status,
     Submitted,
     Task,
@@ -95,6 +97,10 @@ def read_response(call: Call[T], response: Response) -> T:
 
 def _at_height(height: int | None) -> tuple[tuple[str, str], ...]:
     return () if height is None else (("height", str(height)),)
+
+
+def _from_row(start: int) -> tuple[tuple[str, str], ...]:
+    return (("start", str(start)),) if start else ()
 
 
 def _task_path(task: TaskKey) -> str:
@@ -199,9 +205,9 @@ def get_account(address: bytes) -> Call[Account]:
     return Call(Request("GET", f"/v1/accounts/{address.hex()}"), read_json(Account))
 
 
-def get_tasks() -> Call[tuple[TaskSummary, ...]]:
-    """Ask for all tasks."""
-    return Call(Request("GET", "/v1/tasks"), read_list(TaskSummary, "tasks"))
+def get_tasks(start: int = 0) -> Call[Rows[TaskSummary]]:
+    """Ask for a page of the tasks."""
+    return Call(Request("GET", "/v1/tasks", _from_row(start)), read_rows(TaskSummary, "tasks"))
 
 
 def get_task(task: TaskKey) -> Call[Task]:
@@ -209,11 +215,11 @@ def get_task(task: TaskKey) -> Call[Task]:
     return Call(Request("GET", _task_path(task)), read_task)
 
 
-def get_participants(task: TaskKey) -> Call[tuple[ParticipantInfo, ...]]:
-    """Ask who is registered for a task."""
+def get_participants(task: TaskKey, start: int = 0) -> Call[Rows[ParticipantInfo]]:
+    """Ask for a page of those who are registered for a task."""
     return Call(
-        Request("GET", _task_path(task) + "/participants"),
-        read_list(ParticipantInfo, "participants"),
+        Request("GET", _task_path(task) + "/participants", _from_row(start)),
+        read_rows(ParticipantInfo, "participants"),
     )
 
 

@@ -19,7 +19,7 @@ from quorate.chain.task import TaskSpec
 from quorate.chain.transaction import TRANSACTION_BYTES_MAX, TaskStatus
 from quorate.chain.weights import ModelLeaf
 from quorate.errors import ProtocolError, RpcError
-from quorate.rpc_types import HexBytes, Page, Task, TrainingRound, UpdateInfo
+from quorate.rpc_types import HexBytes, Page, Rows, Task, TrainingRound, UpdateInfo
 
 T = TypeVar("T")
 
@@ -54,6 +54,10 @@ def read_problem(response: Response) -> RpcError:
     return RpcError(response.status, problem.code, detail[:2000], retry_after_s)
 
 
+class _Total(Struct):
+    total: int | None = None
+
+
 def _convert_hex(kind: type, value: object) -> object:
     if kind is HexBytes and isinstance(value, str):
         return HexBytes(bytes.fromhex(value))
@@ -73,14 +77,25 @@ def read_json(kind: type[T]) -> Callable[[Response], T]:
 
 
 def read_list(kind: type[T], name: str) -> Callable[[Response], tuple[T, ...]]:
-    """Return a reader of a list, or of an object that holds it under a name."""
+    """Return a reader of an object that holds a list under a name."""
 
     def read(response: Response) -> tuple[T, ...]:
-        plain = msgspec.json.decode(response.content)
-        rows = plain[name] if isinstance(plain, dict) else plain
+        rows = msgspec.json.decode(response.content)[name]
         if not isinstance(rows, list):
             raise TypeError(f"{name} is no list")
         return tuple(_convert(row, kind) for row in rows)
+
+    return read
+
+
+def read_rows(kind: type[T], name: str) -> Callable[[Response], Rows[T]]:
+    """Return a reader of a page of a list."""
+    read_page_rows = read_list(kind, name)
+
+    def read(response: Response) -> Rows[T]:
+        rows = read_page_rows(response)
+        total = _convert(msgspec.json.decode(response.content), _Total).total
+        return Rows(rows, len(rows) if total is None else total)
 
     return read
 

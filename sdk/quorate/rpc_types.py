@@ -254,6 +254,14 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Rows(Generic[T]):
+    """A page of a list, and how many rows the whole list has."""
+
+    rows: tuple[T, ...]
+    total: int
+
+
+@dataclass(frozen=True)
 class Page(Generic[T]):
     """One chunk of a download, with what the node says it belongs to."""
 

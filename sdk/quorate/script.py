@@ -24,8 +24,9 @@ BACKOFF_FIRST_S = 0.1
 BACKOFF_MAX_S = 2.0
 RETRY_AFTER_MAX_S = 30.0
 STATUSES_RETRIED = frozenset({502, 503, 504})
-FEED_SILENCE_S = 5.0
-"""After so long without a byte a stream of events is opened anew."""
+STATUS_TOO_MANY = 429
+FEED_SILENCE_S = 15.0
+"""After so long without an event a stream is opened anew; nodes send a comment every 10 s."""
 
 
 @dataclass(eq=False)
@@ -132,7 +133,7 @@ def perform(endpoint: Endpoint, call: Call[T]) -> Script[T]:
     Raises
     ------
     RpcError, ProtocolError, ConnectionFailedError
-        A failed connection and a full mempool only after all retries.
+        A failed connection, a full mempool and a used-up quota only after all retries.
     """
     attempt = 0
     while True:
@@ -144,13 +145,20 @@ def perform(endpoint: Endpoint, call: Call[T]) -> Script[T]:
                 raise
             delay_s = compute_backoff_s(attempt)
         except RpcError as error:
-            if error.status not in STATUSES_RETRIED or attempt >= endpoint.retries:
+            if not _is_temporary(error) or attempt >= endpoint.retries:
                 raise
             delay_s = compute_backoff_s(attempt)
             if error.retry_after_s is not None:
                 delay_s = min(error.retry_after_s, RETRY_AFTER_MAX_S)
         yield Sleep(delay_s)
         attempt += 1
+
+
+def _is_temporary(error: RpcError) -> bool:
+    """Tell whether the node asks to try again: it has no room, or the sender's quota is used up."""
+    return error.status in STATUSES_RETRIED or (
+        error.status == STATUS_TOO_MANY and error.retry_after_s is not None
+    )
 
 
 def read_clock() -> Script[float]:

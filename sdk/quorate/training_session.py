@@ -35,6 +35,7 @@ from quorate.procedures import METRIC_ONE
 from quorate.rpc_protocol import TaskKey
 from quorate.rpc_types import HexBytes, Task, TrainingRound
 from quorate.script import (
+    FEED_SILENCE_S,
     CloseFeed,
     Endpoint,
     Feed,
@@ -51,6 +52,7 @@ from quorate.verification import VerifiedWeights
 
 POLL_S = 0.5
 SETTLE_TIMEOUT_S = 30.0
+SILENCE_MIN_S = 0.05
 BASE_ATTEMPTS = 20
 LATE_ROUNDS_MAX = 10
 
@@ -169,6 +171,8 @@ class TrainingSession:
         self._fit = fit
         self._options = options
         self._feed = Feed(endpoint, ("training_round",))
+        if options.round_timeout_s is not None:
+            self._feed.silence_s = min(FEED_SILENCE_S, max(SILENCE_MIN_S, options.round_timeout_s))
         self._is_ready = False
         self._latest: VerifiedWeights | None = None
 
@@ -238,7 +242,7 @@ class TrainingSession:
             yield Sleep(POLL_S / 5)
 
     def _register(self, task: Task) -> Script[None]:
-        registered = yield from perform(self._endpoint, rpc.get_participants(task))
+        registered = yield from procedures.get_participants(self._endpoint, task)
         if any(participant.address == self._address for participant in registered):
             return
         try:
@@ -340,7 +344,8 @@ class TrainingSession:
                 yield Sleep(POLL_S)
 
     def _wait_for_event(self, task: Task) -> Script[None]:
-        while True:
+        deadline = (yield from read_clock()) + self._feed.silence_s
+        while (yield from read_clock()) < deadline:  # Other tasks' rounds may end all the time.
             event = yield from read_feed(self._feed)
             if event is None:
                 # A node that closes every stream at once must not make this loop a hot one.

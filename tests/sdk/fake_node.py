@@ -113,6 +113,7 @@ class FakeNode:
         self.tasks: dict[bytes, FakeTask] = {}
         self.events: list[tuple[str, dict]] = []  # type: ignore[type-arg]
         self.is_holding = False
+        self.page_rows = 1000
         self.requests: list[str] = []
         self.intercept: Callable[[httpx.Request, Callable[[], Answer]], Answer | None] | None = None
         self.commit_keys = VALIDATOR_KEYS
@@ -343,10 +344,15 @@ class FakeNode:
             case ["GET", "v1", "events"]:
                 return 200, {"content-type": "text/event-stream"}, self.stream(request)
             case ["GET", "v1", "tasks"]:
-                return answer({"tasks": [self.describe(task) for task in self.tasks.values()]})
+                rows = [self.describe(task) for task in self.tasks.values()]
+                return self.page("tasks", rows, query)
             case ["GET", "v1", "tasks", key, *rest]:
                 return self.task(key, rest, query)
         return problem(404, "not_found")
+
+    def page(self, name: str, rows: list, query: dict[str, str]) -> Answer:
+        start = int(query.get("start", "0"))
+        return answer({name: rows[start : start + self.page_rows], "total": len(rows)})
 
     def status(self) -> dict[str, object]:
         header = self.blocks[-1][0].header
@@ -443,7 +449,7 @@ class FakeNode:
                 return answer(self.describe(task))
             case ["participants"]:
                 rows = [{"address": a, "registered_height": 2} for a in task.participants]
-                return answer({"participants": rows})
+                return self.page("participants", rows, query)
             case ["rounds", number]:
                 return self.training_round(task, number)
             case ["weights"]:

@@ -23,6 +23,7 @@ class NodeServer(ThreadingHTTPServer):
         self.stopping = threading.Event()
         self.streams_opened: list[str] = []
         self.cut_after: int | None = None
+        self.heartbeat = b""
 
     @property
     def url(self) -> str:
@@ -81,7 +82,7 @@ class _Handler(BaseHTTPRequestHandler):
             with server.lock:
                 end = len(node.events) if cut_at is None else min(cut_at, len(node.events))
                 new = node.stream_between(sent, end, request.url.params.get("types", ""))
-            self.wfile.write(new)
+            self.wfile.write(new or server.heartbeat)
             self.wfile.flush()
             sent = end
             if cut_at is not None and sent >= cut_at:

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import aclosing, closing
 from itertools import islice
@@ -20,6 +21,7 @@ from quorate import (
     RoundInfo,
     RpcError,
     VerificationError,
+    WaitTimeoutError,
 )
 from quorate.fixed_point import Array
 from quorate.rpc_protocol import get_events
@@ -113,6 +115,30 @@ def test_a_silent_stream_is_opened_anew(server: NodeServer, node: FakeNode) -> N
     assert isinstance(event, Event)
     assert event.data == {"height": "9"}
     assert len(server.streams_opened) == 3
+
+
+def test_comments_alone_are_silence(server: NodeServer) -> None:
+    server.heartbeat = b": nothing new\n\n"
+    with Client(server.url) as client:
+        feed = Feed(client.endpoint, ("training_round",), silence_s=0.05)
+
+        def read() -> Iterator[object]:
+            yield OpenFeed(feed)
+            return (yield ReadFeed(feed))
+
+        assert client.run(read()) is None  # type: ignore[arg-type]
+
+
+def test_a_round_that_does_not_end_is_given_up_in_time(server: NodeServer) -> None:
+    server.heartbeat = b": nothing new\n\n"
+    with Client(server.url) as client:
+        create_task(client, updates=2)
+        participant = Participant(client, PARTICIPANTS[0], "digits", fit, round_timeout_s=0.2)
+        started = time.monotonic()
+        with pytest.raises(WaitTimeoutError, match="has not ended within"):
+            participant.train_round()
+        participant.close()
+    assert time.monotonic() - started < 5
 
 
 def test_a_refused_subscription_is_told(client: Client, node: FakeNode) -> None:
@@ -274,7 +300,7 @@ def test_cancelling_a_wait_leaves_nothing_behind(server: NodeServer) -> None:
     async def main() -> None:
         async with AsyncClient(server.url) as client:
             with trio.move_on_after(0.1) as scope:
-                async with aclosing(client.events(["training_round"])) as events:  # type: ignore[type-var]
+                async with aclosing(client.events(["training_round"])) as events:
                     await anext(events)
             assert scope.cancelled_caught
             assert await client.health()
