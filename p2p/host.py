@@ -15,7 +15,7 @@ from p2p.admission import Admission
 from p2p.frames import build_heartbeat, build_message
 from p2p.identity import get_peer_id
 from p2p.keeping import TURN_S, AddressBook, Source
-from p2p.libp2p_host import Host, HostOwner
+from p2p.libp2p_host import Host
 from p2p.linking import Linker
 from p2p.network import (
     ANNOUNCEMENT_BYTES_MAX,
@@ -31,6 +31,7 @@ from p2p.network import (
     TaskStatus,
 )
 from p2p.scoring import PENALTY_MALFORMED, ScoreBook
+from p2p.wire import HostOwner
 
 logger = logging.getLogger("p2p")
 

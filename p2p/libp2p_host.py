@@ -1,14 +1,13 @@
-"""The one file that touches py-libp2p: a host over TCP, noise and yamux, and its gossipsub.
+"""The one file that imports py-libp2p: a host over TCP, noise and yamux, and its gossipsub.
 
-Owns every workaround that py-libp2p 0.8.1 needs, each a function or class of its own with its
-reason, each with a test that fails without it (``tests/p2p/test_workarounds.py``). Never knows of
-links, requests or scores: it gives streams, as `p2p.wire.Wire`, to `p2p.host`.
+Owns, with `p2p.sockets` and `p2p.stream_wire`, every workaround that py-libp2p 0.8.1 needs, each a
+function or class with its reason and a test that fails without it
+(``tests/p2p/test_workarounds.py``). Never knows of links, requests or scores.
 """
 
 import logging
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Final, cast
+from collections.abc import Callable
+from typing import Any, cast
 
 import trio
 from libp2p import new_host
@@ -45,79 +44,23 @@ from libp2p.transport.tcp.tcp import TCP
 from multiaddr import Multiaddr  # type: ignore[import-untyped]
 
 from p2p.address import Address
+from p2p.connections import ConnectionWatch
+from p2p.host_limits import (
+    ANNOUNCEMENT_RPC_BYTES_MAX,
+    CLOSE_S,
+    DIAL_S,
+    NEGOTIATE_S,
+    OPEN_LIMIT,
+    STREAMS_PER_CONNECTION_MAX,
+    UPGRADE_S,
+    YAMUX_FRAME_BYTES,
+)
 from p2p.network import ANNOUNCEMENTS_QUEUED_MAX, PeerId
 from p2p.sockets import Acceptor, bind, get_bound_address
-from p2p.wire import WireClosed
+from p2p.stream_wire import Connection, StreamWire, force_close
+from p2p.wire import HostOwner, WireClosed
 
 logger = logging.getLogger("p2p")
-
-YAMUX_FRAME_BYTES: Final = 65519
-"""Longest yamux frame, header included: exactly one noise packet."""
-
-UPGRADE_S: Final = 5.0
-"""Seconds that an accepted socket has for the handshakes of noise and yamux."""
-
-DIAL_S: Final = 8.0
-"""Seconds that a dial may take, handshakes included."""
-
-NEGOTIATE_S: Final = 5
-"""Seconds that a new stream has to agree on its protocol."""
-
-FORCE_CLOSE_S: Final = 2.0
-"""Seconds given to py-libp2p to tidy up after its socket has been closed."""
-
-RESET_S: Final = 1.0
-"""Seconds for a reset to leave; after them the connection is closed by force."""
-
-CLOSE_S: Final = 1.0
-"""Seconds that the host has to close its connections when it stops."""
-
-LINKLESS_S: Final = 10.0
-"""Seconds after which a connection without a link is closed."""
-
-UNREAD_BYTES_MAX: Final = 24 * 1024 * 1024
-"""Bytes that one connection may have sent and nobody has read."""
-
-STREAMS_PER_CONNECTION_MAX: Final = 64
-"""Streams open on one connection."""
-
-WATCH_S: Final = 0.25
-"""Seconds between two looks at what is unread."""
-
-ANNOUNCEMENT_RPC_BYTES_MAX: Final = 1024 * 1024
-"""Longest gossipsub frame."""
-
-OPEN_LIMIT: Final = 10**9
-"""Stands for no limit, where ours replaces one of py-libp2p's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HostOwner:
-    """What a host asks of the network it belongs to.
-
-    Attributes
-    ----------
-    take_stream
-        Called with the protocol and the wire of a stream that a peer has opened; returns when the
-        stream is done.
-    get_objection
-        Called with the peer of a new connection; says why it is not welcome.
-    is_used
-        Called with a connection; tells whether a link lives on it.
-    may_forward
-        Called for each announcement that a peer forwards.
-    take_announcement
-        Called with the forwarder and the body of an announcement that is new.
-    on_fault
-        Called with a sentence when a peer breaks a protocol.
-    """
-
-    take_stream: Callable[[str, "StreamWire"], Coroutine[Any, Any, None]]
-    get_objection: Callable[[PeerId], str | None]
-    is_used: Callable[[object], bool]
-    may_forward: Callable[[PeerId], bool]
-    take_announcement: Callable[[PeerId, bytes], None]
-    on_fault: Callable[[PeerId, str], None]
 
 
 def use_one_packet_frames() -> None:
@@ -176,84 +119,6 @@ class Transport(TCP):
     def create_listener(self, handler_function: THandler) -> Any:  # noqa: ANN401
         """Create our listener."""
         return Listener(self, handler_function)
-
-
-class StreamWire:
-    """A `p2p.wire.Wire` over a stream of py-libp2p."""
-
-    def __init__(self, stream: INetStream, conn: INetConn) -> None:
-        self._stream = stream
-        self._conn = conn
-        self.peer = PeerId(str(stream.muxed_conn.peer_id))
-        remote = stream.get_remote_address()
-        self.remote_host = "" if remote is None else remote[0]
-        kind = "ip6" if ":" in self.remote_host else "ip4"
-        self.remote_address = "" if remote is None else f"/{kind}/{remote[0]}/tcp/{remote[1]}"
-
-    @property
-    def connection(self) -> object:
-        """The connection under the stream."""
-        return self._conn
-
-    async def read(self, bytes_max: int) -> bytes:
-        """Read what has arrived."""
-        try:
-            return await self._stream.read(bytes_max)
-        except Exception as error:
-            # The library raises errors of many unrelated classes here, and all mean one thing.
-            raise WireClosed(f"{type(error).__name__}: {error}") from error
-
-    async def write(self, data: bytes) -> None:
-        """Write all of `data`."""
-        try:
-            await self._stream.write(data)
-        except Exception as error:
-            raise WireClosed(f"{type(error).__name__}: {error}") from error
-
-    async def reset(self) -> None:
-        """End this stream alone."""
-        with trio.CancelScope(shield=True), trio.move_on_after(RESET_S) as scope:
-            scope.shield = True
-            event = get_read_event(self._stream)
-            try:
-                await self._stream.reset()
-            except Exception as error:  # noqa: BLE001 - the stream is gone, and that was the aim.
-                logger.debug("reset: %r", error)
-            event.set()
-        if scope.cancelled_caught:
-            await self.force_close()
-
-    async def force_close(self) -> None:
-        """Close the connection under the stream."""
-        await force_close(self._conn)
-
-
-def get_read_event(stream: INetStream) -> trio.Event:
-    """Give the event that a reader of `stream` waits for.
-
-    The library's reset forgets it without setting it, and leaves our own reader waiting for ever.
-    """
-    muxed = cast("Any", stream).muxed_stream
-    event = muxed.conn.stream_events.get(muxed.stream_id)
-    return event if isinstance(event, trio.Event) else trio.Event()
-
-
-async def force_close(conn: INetConn) -> None:
-    """Close a connection even while a write to it is stuck.
-
-    The library's own ``close`` first waits for the lock of the stuck write. Closing the socket
-    under it ends that write.
-    """
-    with trio.CancelScope(shield=True):
-        try:
-            await cast("Any", conn.muxed_conn).secured_conn.close()
-        except Exception as error:  # noqa: BLE001 - already closed, in one of many ways.
-            logger.debug("force close: %r", error)
-        with trio.move_on_after(FORCE_CLOSE_S):
-            try:
-                await conn.close()
-            except Exception as error:  # noqa: BLE001 - already closed, in one of many ways.
-                logger.debug("close: %r", error)
 
 
 def build_open_limits() -> dict[str, Any]:
@@ -325,7 +190,7 @@ def serve_only(host: BasicHost) -> None:
     for protocol in list(host.multiselect.handlers):
         if protocol is not None:
             host.remove_stream_handler(protocol)
-    host._schedule_identify = lambda *_args, **_kwargs: None  # type: ignore[method-assign] # noqa: SLF001
+    cast("Any", host)._schedule_identify = lambda *_args, **_kwargs: None  # noqa: SLF001
 
 
 class NoAutoConnector(AutoConnector):
@@ -355,12 +220,12 @@ class SafePubsub(Pubsub):
 class Gate(INotifee):
     """Sees every connection begin. It must not wait for a close: that would never return."""
 
-    def __init__(self, host: "Host") -> None:
-        self._host = host
+    def __init__(self, watch: ConnectionWatch) -> None:
+        self._watch = watch
 
     async def connected(self, network: INetwork, conn: INetConn) -> None:  # noqa: ARG002
         """Judge a new connection."""
-        self._host.judge(conn)
+        self._watch.judge(cast("Connection", conn))
 
     async def disconnected(self, network: INetwork, conn: INetConn) -> None:
         """Nothing to do."""
@@ -413,8 +278,8 @@ class Host:
         # One attempt: waiting and dialing again is the business of `p2p.keeping`.
         self._swarm.retry_config = RetryConfig(max_retries=0)
         self._swarm.auto_connector = NoAutoConnector(self._swarm)
-        self._swarm.register_notifee(Gate(self))
-        self._began: dict[INetConn, float] = {}
+        self._watch = ConnectionWatch(owner, self.transport.acceptor, self._list_connections)
+        self._swarm.register_notifee(Gate(self._watch))
         self._unpublished, self._to_publish = trio.open_memory_channel[bytes](
             ANNOUNCEMENTS_QUEUED_MAX
         )
@@ -425,8 +290,7 @@ class Host:
 
     def _serve(self, protocol: str) -> None:
         async def take(stream: INetStream) -> None:
-            wire = StreamWire(stream, cast("Any", stream).swarm_conn)
-            await self._owner.take_stream(protocol, wire)
+            await self._owner.take_stream(protocol, StreamWire(stream))
 
         self._host.set_stream_handler(TProtocol(protocol), take)
 
@@ -452,7 +316,7 @@ class Host:
             async with trio.open_nursery() as nursery:
                 self.transport.nursery = nursery
                 async with self._host.run(listen_addrs=[Multiaddr(self.get_address().location)]):
-                    nursery.start_soon(self._watch)
+                    nursery.start_soon(self._watch.run, nursery)
                     nursery.start_soon(self._run_gossip)
                     ready.set()
                     try:
@@ -507,13 +371,13 @@ class Host:
         except Exception as error:
             # The library raises errors of many unrelated classes here, and all mean one thing.
             if stream is not None:
-                await StreamWire(stream, conn).reset()
+                await StreamWire(stream).reset()
             raise WireClosed(f"cannot open {protocol}: {error!r}") from error
-        return StreamWire(stream, conn)
+        return StreamWire(stream)
 
     async def close_connection(self, connection: object) -> None:
         """Close a connection that `dial` gave."""
-        await force_close(cast("INetConn", connection))
+        await force_close(cast("Connection", connection))
 
     def count_connections(self) -> int:
         """Count the connections whose handshake is done."""
@@ -526,36 +390,8 @@ class Host:
         except trio.WouldBlock:
             logger.debug("an announcement was dropped: the queue is full")
 
-    def judge(self, conn: INetConn) -> None:
-        """Decide about a new connection; called by `Gate`."""
-        remote = cast("Any", conn.muxed_conn).get_remote_address()
-        self._began[conn] = trio.current_time()
-        if remote is not None:
-            self.transport.acceptor.half_open.pop(remote, None)
-        peer = PeerId(str(conn.muxed_conn.peer_id))
-        objection = self._owner.get_objection(peer)
-        if objection is not None:
-            logger.info("connection with %s closed: %s", peer, objection)
-            self._start_closing(conn)
-
-    def _start_closing(self, conn: INetConn) -> None:
-        if self.transport.nursery is not None:
-            self.transport.nursery.start_soon(force_close, conn)
-
-    async def _watch(self) -> None:
-        """Close connections that send what nobody reads, and those that no link came to use."""
-        while True:
-            await trio.sleep(WATCH_S)
-            now = trio.current_time()
-            live = self._swarm.get_connections()
-            self._began = {conn: self._began.get(conn, now) for conn in live}
-            for conn in live:
-                if has_too_much_unread(conn):
-                    peer = PeerId(str(conn.muxed_conn.peer_id))
-                    self._owner.on_fault(peer, "it sends more than its receive window allows")
-                    self._start_closing(conn)
-                elif now - self._began[conn] > LINKLESS_S and not self._owner.is_used(conn):
-                    self._start_closing(conn)
+    def _list_connections(self) -> list[Connection]:
+        return cast("list[Connection]", self._swarm.get_connections())
 
     async def _run_gossip(self) -> None:
         """Spread and receive announcements; a defect of gossipsub ends them, not the host."""
@@ -564,6 +400,7 @@ class Host:
         try:
             await self._serve_topic(self._topic)
         except* Exception as errors:
+            # Whatever it is, links and requests must go on without announcements.
             logger.exception("announcements have ended: %r", errors.exceptions)
 
     async def _serve_topic(self, topic: str) -> None:
@@ -607,15 +444,6 @@ class Host:
         if forwarder != own and message.from_id != own.to_bytes():
             self._owner.take_announcement(PeerId(str(forwarder)), message.data)
         return True
-
-
-def has_too_much_unread(conn: INetConn) -> bool:
-    """Tell whether a peer ignores its receive window: the library only logs that."""
-    buffers = getattr(conn.muxed_conn, "stream_buffers", {})
-    return (
-        sum(map(len, buffers.values())) > UNREAD_BYTES_MAX
-        or len(buffers) > 2 * STREAMS_PER_CONNECTION_MAX
-    )
 
 
 async def _drain(subscription: ISubscriptionAPI) -> None:

@@ -110,7 +110,7 @@ class ListenError(NetworkError):
     """Our own listen address cannot be used. The message is one sentence for the user."""
 
 
-class RequestFailed(NetworkError):  # noqa: N818 - it reads as what happened, as the contract has it.
+class RequestFailed(NetworkError):  # noqa: N818 - it reads as what happened.
     """A request brought no answer. Ask another peer."""
 
 

@@ -3,6 +3,8 @@
 Owns the interface between them and py-libp2p, so that they run over any stream. Never buffers.
 """
 
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Protocol
 
 from p2p.network import NetworkError, PeerId
@@ -59,3 +61,32 @@ class Wire(Protocol):
 
     async def force_close(self) -> None:
         """Close the connection under the stream, even while a write is stuck; never raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostOwner:
+    """What a host asks of the network it belongs to.
+
+    Attributes
+    ----------
+    take_stream
+        Called with the protocol and the wire of a stream that a peer has opened; returns when the
+        stream is done.
+    get_objection
+        Called with the peer of a new connection; says why it is not welcome.
+    is_used
+        Called with a connection; tells whether a link lives on it.
+    may_forward
+        Called for each announcement that a peer forwards.
+    take_announcement
+        Called with the forwarder and the body of an announcement that is new.
+    on_fault
+        Called with a sentence when a peer breaks a protocol.
+    """
+
+    take_stream: Callable[[str, Wire], Coroutine[object, object, None]]
+    get_objection: Callable[[PeerId], str | None]
+    is_used: Callable[[object], bool]
+    may_forward: Callable[[PeerId], bool]
+    take_announcement: Callable[[PeerId, bytes], None]
+    on_fault: Callable[[PeerId, str], None]

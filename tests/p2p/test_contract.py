@@ -35,7 +35,7 @@ async def test_a_link_needs_only_one_side_to_know_the_other(world: World) -> Non
     for low, high in ((1, 2), (4, 3)):
         one = await world.start(low)
         other = await world.start(high, persistent_peers=(one.address,))
-        await until(lambda a=one, b=other: a.linked() == {b.peer_id})  # type: ignore[misc]
+        await until(lambda a=one, b=other: a.linked() == {b.peer_id})
 
 
 async def test_messages_arrive_whole_and_in_order(world: World) -> None:
@@ -44,9 +44,9 @@ async def test_messages_arrive_whole_and_in_order(world: World) -> None:
     for priority in Priority:
         for size in sizes:
             body = bytes([size % 251]) * size
-            await until(lambda b=body, p=priority: one.network.send(other.peer_id, p, b))  # type: ignore[misc]
+            await until(lambda b=body, p=priority: one.network.send(other.peer_id, p, b))
     for priority in Priority:
-        await until(lambda p=priority: len(other.node.bodies(p)) == len(sizes))  # type: ignore[misc]
+        await until(lambda p=priority: len(other.node.bodies(p)) == len(sizes))
         assert [len(body) for body in other.node.bodies(priority)] == list(sizes)
     assert all(m[0] == one.peer_id for m in other.node.messages)
 
@@ -182,6 +182,7 @@ async def test_only_listed_peers_link_in_permissioned_mode(world: World) -> None
     friend, _ = world.make(2)
     one = await world.start(1, allowed_peers=frozenset({friend.peer_id}))
     stranger = await world.start(3, persistent_peers=(one.address,))
+    await trio.sleep(0.3)
     listed = await world.start(2, persistent_peers=(one.address,))
     await until(lambda: one.linked() == {listed.peer_id})
     assert stranger.node.connected == []

@@ -17,8 +17,10 @@ from p2p.frames import (
     build_message,
     build_request,
 )
-from p2p.libp2p_host import Host, HostOwner, StreamWire
+from p2p.libp2p_host import Host
 from p2p.network import PeerId, Priority
+from p2p.stream_wire import StreamWire
+from p2p.wire import HostOwner
 from tests.p2p.conftest import Running, World, open_world, until
 
 LINK = "/quorate/test-1/link/1"

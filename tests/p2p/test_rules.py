@@ -244,7 +244,7 @@ def test_the_lower_peer_id_dials_first() -> None:
     low.add(address_of(IDS[1]), Source.PERSISTENT, 0.0)
     high.add(address_of(IDS[0]), Source.PERSISTENT, 0.0)
     assert [peer for peer, _ in low.take_due(set(), 0.0)] == [IDS[1]]
-    assert high.take_due(set(), 0.5) == []
+    assert high.take_due(set(), keeping.TURN_S / 2) == []
     assert [peer for peer, _ in high.take_due(set(), keeping.TURN_S)] == [IDS[0]]
 
 
