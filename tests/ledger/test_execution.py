@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -291,3 +292,26 @@ def test_every_kind_of_transaction_has_its_handlers() -> None:
     assert len(bodies) == 11
     for kind in bodies:
         assert source.count(f"case {kind.__name__}():") == 2
+
+
+def test_every_code_of_the_ledger_is_provoked_by_a_test() -> None:
+    def collect(folder: Path) -> set[str]:
+        text = "".join(path.read_text() for path in sorted(folder.glob("*.py")))
+        return set(re.findall(r"ErrorCode\.([A-Z_]+)", text))
+
+    assert collect(ROOT / "ledger") <= collect(ROOT / "tests" / "ledger")
+
+
+def test_the_state_of_a_known_chain_is_known() -> None:
+    """Another root means that nodes of this version and the last cannot share a chain."""
+    chain = Chain(fee_min=1)
+    task_id = chain.create_task(participants=2)
+    chain.submit(task_id, 1, 2)
+    chain.run_block(chain.sign(AUTHORITY, Transfer(PARTICIPANTS[0].address, 5)))
+    assert (
+        chain.state.root.hex() == "944c8d371d5a929de0e2a5f09cfc8ad4f90aa5418877561db141a18a9f8d422e"
+    )
+    assert (
+        chain.state.model_root.hex()
+        == "6443ff7e740f9f11c59fd6bf5c2af5982d7ed7dcb31805e309e2c3521417c92d"
+    )
