@@ -8,9 +8,8 @@ from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as get_installed_version
 
 import typer
-from quorate.client import Client
 
-from node.commands.settings import NodeOption, OutputOption, get_node_url, get_printer
+from node.commands.settings import NodeOption, OutputOption, get_node_url, get_printer, open_client
 
 
 def status(context: typer.Context, node: NodeOption = None, output: OutputOption = None) -> None:
@@ -19,7 +18,7 @@ def status(context: typer.Context, node: NodeOption = None, output: OutputOption
     Who it is, what it has decided, and how many peers it is linked to.
     """
     url = get_node_url(context, node)
-    with Client(url, retries=1) as client:
+    with open_client(url) as client:
         found = client.status()
     get_printer(context, output).print_record(
         {

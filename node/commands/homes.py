@@ -11,7 +11,6 @@ import typer
 from quorate.chain.errors import DecodeError
 from quorate.chain.genesis import GENESIS_BYTES_MAX, Genesis, decode_genesis
 from quorate.chain.keys import PrivateKey
-from quorate.client import Client
 
 from node.commands.printing import Printer, confirm
 from node.commands.settings import (
@@ -21,7 +20,7 @@ from node.commands.settings import (
     get_home,
     get_printer,
     is_assured,
-    normalize_url,
+    open_client,
 )
 from node.config import Config, P2pSection, load_config
 from node.errors import ConfigError, GenesisError
@@ -222,6 +221,5 @@ def _read_genesis(path: Path) -> Genesis:
 
 
 def _fetch_genesis(url: str) -> Genesis:
-    base = normalize_url(url).removesuffix("/genesis")
-    with Client(base, retries=1) as client:
+    with open_client(url.rstrip("/").removesuffix("/genesis")) as client:
         return client.genesis()

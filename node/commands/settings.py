@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Final
 
 import typer
+from quorate.client import Client
 
 from node.commands.printing import Printer
 from node.home import HOME_VARIABLE, Home
@@ -18,6 +19,7 @@ NODE_VARIABLE: Final = "QUORATE_NODE"
 KEYRING_VARIABLE: Final = "QUORATE_KEYRING"
 NODE_URL_DEFAULT: Final = "http://127.0.0.1:26657"
 KEYRING_DEFAULT: Final = "~/.quorate-keys"
+RETRIES: Final = 1
 
 
 class Format(StrEnum):
@@ -109,6 +111,11 @@ def get_home(context: typer.Context, home: Path | None) -> Home:
 def get_node_url(context: typer.Context, node: str | None) -> str:
     """Return the address of the node's RPC."""
     return normalize_url(node or _get_settings(context).node or NODE_URL_DEFAULT)
+
+
+def open_client(url: str) -> Client:
+    """Return a client of a node; somebody waits at the terminal, so it gives up soon."""
+    return Client(normalize_url(url), retries=RETRIES)
 
 
 def get_printer(context: typer.Context, output: Format | None) -> Printer:

@@ -26,6 +26,7 @@ from node.commands.settings import (
     WaitOption,
     get_node_url,
     get_printer,
+    open_client,
 )
 from node.commands.task_file import draft_from_file, read_arrays, read_task_file, read_update
 
@@ -62,7 +63,7 @@ def create(
     if draft.saturated:
         printer.note(f"{draft.saturated} weights do not fit the scale and were cut off at its end.")
     signer = Keyring(keyring).load(key)
-    with Client(get_node_url(context, node)) as client:
+    with open_client(get_node_url(context, node)) as client:
         submitted = client.create_task(signer, draft.spec, draft.weights)
         outcome = _await_decision(client, submitted, wait)
     printer.print_record({"task_id": submitted.hash, "name": draft.spec.name, **outcome})
@@ -73,7 +74,7 @@ def list_tasks(
     context: typer.Context, node: NodeOption = None, output: OutputOption = None
 ) -> None:
     """List the chain's tasks."""
-    with Client(get_node_url(context, node)) as client:
+    with open_client(get_node_url(context, node)) as client:
         rows: list[dict[str, Value]] = [
             {"name": task.name, "training_round": task.training_round, "task_id": task.task_id}
             for task in client.tasks()
@@ -89,7 +90,7 @@ def show(
     output: OutputOption = None,
 ) -> None:
     """Show a task, and how far its training is."""
-    with Client(get_node_url(context, node)) as client:
+    with open_client(get_node_url(context, node)) as client:
         found = client.task(task)
     get_printer(context, output).print_record(_describe_task(found))
 
@@ -107,7 +108,7 @@ def register(
 ) -> None:
     """Register an account for a task."""
     signer = Keyring(keyring).load(key)
-    with Client(get_node_url(context, node)) as client:
+    with open_client(get_node_url(context, node)) as client:
         submitted = client.register(signer, task)
         outcome = _await_decision(client, submitted, wait)
     get_printer(context, output).print_record({"participant": signer.address, **outcome})
@@ -137,7 +138,7 @@ def submit(
     """Submit an update to the open round."""
     printer: Printer = get_printer(context, output)
     signer = Keyring(keyring).load(key)
-    with Client(get_node_url(context, node)) as client:
+    with open_client(get_node_url(context, node)) as client:
         found = client.task(task)
         data, saturated = read_update(file, ModelSchema.from_spec(found.spec))
         if saturated:

@@ -25,7 +25,7 @@ from node.commands.settings import (
     OutputOption,
     get_node_url,
     get_printer,
-    normalize_url,
+    open_client,
 )
 from node.commands.task_file import pick_tensors, read_arrays, read_bytes
 from node.commands.tasks import TaskArgument
@@ -112,11 +112,11 @@ def verify(
 def _connect(url: str, commit_from: str | None) -> Iterator[tuple[Client, Client]]:
     """Yield the node that is asked for weights, and the one that is asked for the commit."""
     with ExitStack() as stack:
-        client = stack.enter_context(Client(url))
+        client = stack.enter_context(open_client(url))
         if commit_from is None:
             yield client, client
         else:
-            yield client, stack.enter_context(Client(normalize_url(commit_from)))
+            yield client, stack.enter_context(open_client(commit_from))
 
 
 def _get_trusted(genesis: Path | None, source: Client) -> Genesis:

@@ -5,9 +5,9 @@ import stat
 from pathlib import Path
 
 import pytest
-
 from quorate.chain.keys import PrivateKey
 from quorate.key_file import load_key
+
 from tests.cli.console import Console
 
 
