@@ -275,8 +275,7 @@ class Host:
             ),
         )
         self._swarm = cast("Swarm", self._host.get_network())
-        # One attempt: waiting and dialing again is the business of `p2p.keeping`.
-        self._swarm.retry_config = RetryConfig(max_retries=0)
+        self._swarm.retry_config = RetryConfig(max_retries=0)  # Dialing again is `p2p.keeping`'s.
         self._swarm.auto_connector = NoAutoConnector(self._swarm)
         self._watch = ConnectionWatch(owner, self.transport.acceptor, self._list_connections)
         self._swarm.register_notifee(Gate(self._watch))
