@@ -20,6 +20,7 @@ from quorate.chain.vote import Commit
 
 from consensus.driver import Driver
 from consensus.timeouts import TimeoutConfig
+from consensus.verifier import SignatureVerifier
 from ledger.genesis import build_genesis_state, compute_genesis_roots
 from ledger.state import State, compute_bucket
 from node.agreement.block_assembly import BlockAssembly
@@ -27,6 +28,7 @@ from node.agreement.consensus_runner import ConsensusParts, ConsensusRunner
 from node.agreement.evidence_pool import EvidencePool
 from node.agreement.height_log import HeightLog
 from node.agreement.height_start import EmptyBlocks, HeightStart
+from node.agreement.noting_verifier import NotingVerifier
 from node.agreement.signer import Signer
 from node.config import Config
 from node.errors import GenesisError
@@ -235,10 +237,12 @@ class Node:
         position = executor.position
         evidence, assembly = EvidencePool(), BlockAssembly()
         judge = Judge(executor, assembly, self._exchange, self._aggregates)
+        verifier = NotingVerifier(SignatureVerifier(executor.chain_id))
         driver = Driver(
             executor.chain_id,
             signer.key.address if signer is not None else None,
             make_timeouts(config),
+            verifier,
             last_height=position.height,
             validators=position.validators,
         )
@@ -278,6 +282,8 @@ class Node:
                 empty_blocks,
                 now_ms,
             ),
+            verifier=verifier,
+            report=self._network.report,
             on_decided=self._reporter.on_decided,
             on_round=self._reporter.on_round,
             now_ms=now_ms,

@@ -48,9 +48,10 @@ from consensus.inputs import (
 )
 from node.agreement.block_assembly import BlockAssembly
 from node.agreement.evidence_pool import EvidencePool
-from node.agreement.height_log import HeightLog
+from node.agreement.height_log import EarlyInput, HeightLog, get_height
 from node.agreement.height_start import HeightStart
 from node.agreement.inbox import Inbox, Incoming, IncomingPart, Item
+from node.agreement.noting_verifier import NotingVerifier
 from node.agreement.signer import Signer
 from node.errors import DoubleSignError
 from node.exchange.broadcasting import Broadcaster
@@ -62,6 +63,9 @@ from p2p.network import PeerId
 
 DRAIN_MAX = 128
 """Items handled between two looks at the node's other tasks."""
+FORGED_PENALTY = 50
+"""No honest node passes on a message whose signature it has not checked."""
+WRONG_PART_PENALTY = 20
 EARLY_PARTS_MAX = 128
 """Parts of the next height's block that arrive before this height is done."""
 
@@ -83,6 +87,8 @@ class ConsensusParts:
     catch_up: CatchUp
     evidence: EvidencePool
     height_start: HeightStart
+    verifier: NotingVerifier
+    report: Callable[[PeerId, int, str], None]
     on_decided: Callable[[ExecutedBlock, Commit], None]
     on_round: Callable[[int, int], None]
     now_ms: Callable[[], int]
@@ -170,18 +176,40 @@ class ConsensusRunner:
     # One input, and what follows from it.
 
     def _step(self, input_: Input, peer: PeerId | None = None) -> None:
-        pending: deque[tuple[Input, bool]] = deque([(input_, False)])
+        if peer is None:
+            self._parts.log.append_input(input_)
+            effects = self._driver.receive(input_)
+        else:
+            effects = self._receive_foreign(input_, peer)
+        pending = deque([(effects, peer)])
         while pending:
-            current, is_logged = pending.popleft()
-            if not is_logged:
-                self._parts.log.append_input(current)
-            for effect in self._driver.receive(current):
-                own = self._perform(effect, peer if current is input_ else None)
+            effects, sender = pending.popleft()
+            for effect in effects:
+                own = self._perform(effect, sender)
                 if own is not None:
-                    pending.append((own, True))
+                    pending.append((self._driver.receive(own), None))
         if self._driver.round != self._reported_round:
             self._reported_round = self._driver.round
             self._parts.on_round(self._driver.height, self._driver.round)
+
+    def _receive_foreign(self, input_: Input, peer: PeerId) -> list[Effect]:
+        """Take a peer's message; log it before its effects leave, if it is kept.
+
+        What changes nothing is not logged: no peer can fill the log of a node that waits.
+        """
+        log, verifier = self._parts.log, self._parts.verifier
+        is_early = get_height(input_) > self._driver.height
+        if is_early and not log.has_room:
+            return []
+        verifier.forget()
+        effects = self._driver.receive(input_)
+        if verifier.outcome is False:
+            self._parts.report(peer, FORGED_PENALTY, "a message that its validator did not sign")
+        elif verifier.outcome and is_early and isinstance(input_, EarlyInput):
+            log.keep_early(input_)
+        elif verifier.outcome or effects:
+            log.append_input(input_)
+        return effects
 
     def _perform(self, effect: Effect, peer: PeerId | None) -> Input | None:
         """Carry out an effect; return the own message that it makes, already logged."""
@@ -276,7 +304,12 @@ class ConsensusRunner:
                 self._parts.judge.notice(parts)
                 self._parts.broadcaster.relay(message, item.peer)
                 return
-            if self._parts.assembly.get(message.parts_root) is not None:
+            known = self._parts.assembly.get(message.parts_root)
+            if known is not None:
+                if message.part.index not in known.parts:
+                    self._parts.report(
+                        item.peer, WRONG_PART_PENALTY, "a part that its block does not have"
+                    )
                 return
         is_near = self._driver.height <= message.height <= self._driver.height + 1
         if is_near and len(self._early_parts) < EARLY_PARTS_MAX:
@@ -386,10 +419,15 @@ class ConsensusRunner:
         self._parts.judge.start_height()
         for block in logged.blocks:
             self._parts.assembly.add_whole(block.block_id, block.raw)
-        for item in inputs:
-            self._driver.receive(item)
+        # The pool of evidence was in memory; what the driver waits for, it tells by itself.
+        evidence = [
+            effect
+            for item in inputs
+            for effect in self._driver.receive(item)
+            if isinstance(effect, ReportEvidence)
+        ]
         _log.info("replayed", inputs=len(inputs), height=self._driver.height)
-        for effect in self._driver.get_pending_effects():
+        for effect in (*evidence, *self._driver.get_pending_effects()):
             own = self._perform(effect, None)
             if own is not None:
                 self._inbox.put_own(Incoming(own))
@@ -397,18 +435,24 @@ class ConsensusRunner:
     # Tasks that end with their height.
 
     def _spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
-        self._nursery.start_soon(self._run_scoped, work, args)
+        # The scope is there before the task runs, so that a height which ends first ends it, too.
+        scope = trio.CancelScope()
+        self._scopes.add(scope)
+        self._nursery.start_soon(self._run_scoped, scope, work, args)
 
     async def _run_scoped(
-        self, work: Callable[..., Awaitable[None]], args: tuple[object, ...]
+        self,
+        scope: trio.CancelScope,
+        work: Callable[..., Awaitable[None]],
+        args: tuple[object, ...],
     ) -> None:
-        with trio.CancelScope() as scope:
-            self._scopes.add(scope)
-            try:
+        try:
+            with scope:
+                await trio.lowlevel.checkpoint_if_cancelled()
                 await work(*args)
-            finally:
-                self._scopes.discard(scope)
+        finally:
+            self._scopes.discard(scope)
 
     def _cancel_tasks(self) -> None:
-        for scope in self._scopes:
+        for scope in tuple(self._scopes):
             scope.cancel()

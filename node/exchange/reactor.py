@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from quorate.chain.errors import BlockError, DecodeError
+from quorate.chain.errors import DecodeError, SignatureError
 from quorate.chain.ids import Height
 
 from consensus.driver import Driver
@@ -169,10 +169,10 @@ class Reactor:
     def _receive_evidence(self, peer: PeerId, message: EvidenceMessage) -> None:
         for raw in message.evidence:
             try:
-                evidence = self._parts.executor.validate_evidence(raw, self._parts.now_ms())
-            except BlockError as error:
+                evidence = self._parts.executor.assess_evidence(raw, self._parts.now_ms())
+            except (DecodeError, SignatureError) as error:
                 self._parts.network.report(peer, BAD_EVIDENCE_PENALTY, str(error))
                 return
-            if self._parts.evidence.add(evidence):
+            if evidence is not None and self._parts.evidence.add(evidence):
                 self._parts.broadcaster.relay(EvidenceMessage((raw,)), peer)
                 self._parts.runner.wake()

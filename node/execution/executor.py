@@ -20,29 +20,28 @@ from quorate.chain.block import (
     compute_block_id,
     compute_last_commit_root,
     compute_transactions_root,
-    validate_block_structure,
 )
-from quorate.chain.codec import decode, encode
-from quorate.chain.errors import (
-    BlockError,
-    CommitError,
-    DecodeError,
-    InvariantError,
-    PendingError,
-    SignatureError,
-    TransactionError,
-)
-from quorate.chain.evidence import EVIDENCE_BYTES_MAX, DuplicateVoteEvidence, verify_evidence
+from quorate.chain.codec import encode
+from quorate.chain.errors import BlockError, InvariantError, PendingError, TransactionError
+from quorate.chain.evidence import DuplicateVoteEvidence
 from quorate.chain.genesis import Genesis
 from quorate.chain.ids import Address, Hash
 from quorate.chain.merkle import EMPTY_ROOT, compute_root
-from quorate.chain.transaction import SignedTransaction
-from quorate.chain.vote import BlockId, Commit, verify_commit
+from quorate.chain.transaction import CreateTask, SignedTransaction, SubmitUpdate
+from quorate.chain.vote import BlockId, Commit
 
 from ledger.execution import AggregateSource, BlockContext, BlockExecution, ExecutionResult
+from ledger.offences import is_offence_recorded
 from ledger.queries import get_finalizations_due
 from ledger.state import State, compute_bucket
-from node.execution.chain_position import POSITION_DOCUMENT, ChainPosition, decode_position
+from node.execution.block_checks import (
+    decode_block,
+    validate_header,
+    validate_last_commit,
+    validate_roots,
+)
+from node.execution.chain_position import POSITION_DOCUMENT, ChainPosition
+from node.execution.evidence_checks import EvidenceChecker
 from node.mempool.verifier import TransactionVerifier
 from store.chain_store import ChainStore, DecidedBlock
 from store.payload_contract import Payloads
@@ -114,6 +113,7 @@ class Executor:
         self._payloads = payloads
         self._verifier = verifier
         self._aggregates = aggregates
+        self._evidence = EvidenceChecker(genesis.chain_id, store)
         self._results: dict[Hash, ExecutedBlock] = {}
         self.state = state
         self.position = position
@@ -210,12 +210,12 @@ class Executor:
             If a payload or an aggregate is not here yet.
         """
         known = self._results.get(block_id.hash)
-        if known is not None:
+        if known is not None and known.block_id == block_id:
             return known
-        position = self.position
-        block = self._decode_block(block_id, raw)
-        self._validate_header(block.header)
-        self._validate_last_commit(block)
+        position, chain_id = self.position, self.chain_id
+        block = decode_block(block_id, raw, position.parameters.block_bytes_max)
+        validate_header(block.header, chain_id, position)
+        validate_last_commit(block, chain_id, position)
         evidence = self._validate_evidence(block)
         transactions = await self._verify_transactions(block)
         context = self._make_context(block.header.time_ms, block.header.proposer, evidence)
@@ -227,9 +227,12 @@ class Executor:
                 execution.apply_transaction(hash_, signed)
             except TransactionError as error:
                 raise BlockError(f"transaction {index} ({hash_.hex()}): {error}") from error
+            except PendingError as error:
+                missing = self._find_missing_payloads(error, transactions[index + 1 :])
+                raise PendingError(str(error), missing) from error
         result = execution.finish()
         self._require_position(position)
-        _validate_roots(block.header, result)
+        validate_roots(block.header, result)
         hashes = tuple(hash_ for hash_, _ in transactions)
         return self._keep(ExecutedBlock(block, block_id, raw, result, hashes, evidence))
 
@@ -244,7 +247,7 @@ class Executor:
             If it cannot be written; the node stops.
         """
         executed = self._results.get(commit.block_id.hash)
-        if executed is None:
+        if executed is None or executed.block_id != commit.block_id:
             raise InvariantError("a block was decided that this node has not executed")
         result, header = executed.result, executed.block.header
         position = self.position.advance(
@@ -331,58 +334,6 @@ class Executor:
             proposer=proposer,
         )
 
-    def _decode_block(self, block_id: BlockId, raw: bytes) -> Block:
-        try:
-            block = decode(Block, raw, self.position.parameters.block_bytes_max)
-        except DecodeError as error:
-            raise BlockError(f"the block cannot be decoded: {error}") from error
-        if block.header.hash != block_id.hash:
-            raise BlockError("the block's header has another hash than was proposed")
-        validate_block_structure(block)
-        return block
-
-    def _validate_header(self, header: Header) -> None:
-        position = self.position
-        for field, found, expected in (
-            ("chain_id", header.chain_id, self._genesis.chain_id),
-            ("height", header.height, position.next_height),
-            ("last_block_id", header.last_block_id, position.block_id),
-            ("validators_root", header.validators_root, position.validators.root),
-            ("next_validators_root", header.next_validators_root, position.next_validators.root),
-            (
-                "consensus_parameters_root",
-                header.consensus_parameters_root,
-                position.parameters.root,
-            ),
-        ):
-            if found != expected:
-                raise BlockError(f"wrong {field} in the header")
-        if header.proposer not in position.validators.by_address:
-            raise BlockError("the block's creator is no validator of this height")
-        if header.time_ms <= position.time_ms:
-            raise BlockError(
-                f"block time {header.time_ms} is not after its parent's {position.time_ms}"
-            )
-
-    def _validate_last_commit(self, block: Block) -> None:
-        position = self.position
-        if block.last_commit is None:
-            return  # The structure and last_block_id were checked: this is the initial height.
-        if block.last_commit == position.commit or position.block_id is None:
-            return  # Our own proof of the same decision has been verified already.
-        if block.last_commit.block_id != position.block_id:
-            raise BlockError("the last commit is for another block than the parent")
-        try:
-            verify_commit(
-                self._genesis.chain_id,
-                position.last_validators,
-                position.height,
-                position.block_id.hash,
-                block.last_commit,
-            )
-        except CommitError as error:
-            raise BlockError(f"last commit: {error}") from error
-
     def _validate_evidence(self, block: Block) -> tuple[DuplicateVoteEvidence, ...]:
         if not block.evidence:
             if block.header.evidence_root != EMPTY_ROOT:
@@ -391,39 +342,43 @@ class Executor:
         return tuple(self.validate_evidence(raw, block.header.time_ms) for raw in block.evidence)
 
     def validate_evidence(self, raw: bytes, time_ms: int) -> DuplicateVoteEvidence:
-        """Return verified evidence that may still enter the next block.
+        """Return verified evidence that may enter the next block.
 
         Raises
         ------
         BlockError
-            If it cannot be decoded, proves nothing, or is older than the parameters allow.
+            If it cannot be decoded, proves nothing, is recorded already, or is older than the
+            parameters allow.
         """
-        parameters = self.position.parameters
-        try:
-            evidence = decode(DuplicateVoteEvidence, raw, EVIDENCE_BYTES_MAX)
-            height = evidence.first.height
-            if height > self.position.next_height:
-                raise BlockError("evidence of a height that is not decided yet")
-            stored = self._store.load_document(POSITION_DOCUMENT, height)
-            header = self._load_header(height)
-            if stored is None or header is None:
-                raise BlockError(f"evidence of height {height}, which is not kept here")
-            age_ms = time_ms - header.time_ms
-            age = self.position.next_height - height
-            if (
-                age > parameters.evidence_age_heights_max
-                and age_ms > parameters.evidence_age_ms_max
-            ):
-                raise BlockError(f"evidence of height {height} is too old")
-            validators = decode_position(stored, None).last_validators
-            verify_evidence(self._genesis.chain_id, evidence, validators)
-        except (DecodeError, SignatureError) as error:
-            raise BlockError(f"evidence: {error}") from error
+        evidence = self._evidence.validate(raw, self.position, time_ms)
+        if is_offence_recorded(self.state, evidence):
+            raise BlockError("evidence of an offence that is recorded already")
         return evidence
 
-    def _load_header(self, height: int) -> Header | None:
-        raw = self._store.load_block(height)
-        return None if raw is None else decode(Block, raw, len(raw)).header
+    def assess_evidence(self, raw: bytes, time_ms: int) -> DuplicateVoteEvidence | None:
+        """Return a peer's evidence if it is of use; see `EvidenceChecker.assess`.
+
+        Raises
+        ------
+        DecodeError, SignatureError
+            If it is the sender's fault.
+        """
+        evidence = self._evidence.assess(raw, self.position, time_ms)
+        is_news = evidence is not None and not is_offence_recorded(self.state, evidence)
+        return evidence if is_news else None
+
+    def _find_missing_payloads(
+        self, error: PendingError, rest: Sequence[tuple[Hash, SignedTransaction]]
+    ) -> tuple[bytes, ...]:
+        """Return what one transaction lacks, and what those after it will, to pull all at once."""
+        missing = dict.fromkeys(error.missing_payloads)
+        for _, signed in rest:
+            body = signed.transaction.body
+            if not isinstance(body, SubmitUpdate | CreateTask):
+                continue
+            if not self._payloads.has(body.payload_hash):
+                missing[body.payload_hash] = None
+        return tuple(missing)
 
     async def _verify_transactions(self, block: Block) -> list[tuple[Hash, SignedTransaction]]:
         verified = []
@@ -432,13 +387,3 @@ class Executor:
                 raise BlockError(f"transaction {index}: {answer}")
             verified.append(answer)
         return verified
-
-
-def _validate_roots(header: Header, result: ExecutionResult) -> None:
-    for field, claimed, computed in (
-        ("state_root", header.state_root, result.state_root),
-        ("receipts_root", header.receipts_root, result.receipts_root),
-        ("model_root", header.model_root, result.model_root),
-    ):
-        if claimed != computed:
-            raise BlockError(f"{field} is {claimed.hex()}, computed {computed.hex()}")

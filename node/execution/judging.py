@@ -14,6 +14,7 @@ from quorate.chain.vote import BlockId, Commit
 from node.agreement.block_assembly import BlockAssembly, PartSet
 from node.exchange.payload_exchange import PayloadExchange
 from node.execution.aggregates import BackgroundAggregates
+from node.execution.block_checks import is_size_allowed
 from node.execution.executor import ExecutedBlock, Executor
 
 RETRY_S = 0.02
@@ -61,15 +62,24 @@ class Judge:
 
     async def judge(self, block_id: BlockId) -> ExecutedBlock | None:
         """Return the executed block, or None if it is invalid, with the reason in the log."""
+        try:
+            return await self._judge(block_id)
+        except BlockError as error:
+            _log.warning(
+                "invalid_proposal", block=block_id.hash.hex(), reason=str(error), vote="nil"
+            )
+            return None
+
+    async def _judge(self, block_id: BlockId) -> ExecutedBlock:
+        bytes_max = self._executor.position.parameters.block_bytes_max
+        if not is_size_allowed(block_id, bytes_max):
+            raise BlockError(
+                f"a block of {block_id.part_count} parts exceeds the limit of {bytes_max} bytes"
+            )
         raw = await self._wait_until_whole(block_id)
         while True:
             try:
                 return await self._executor.judge(block_id, raw)
-            except BlockError as error:
-                _log.warning(
-                    "invalid_proposal", block=block_id.hash.hex(), reason=str(error), vote="nil"
-                )
-                return None
             except PendingError as error:
                 await self.wait_for(error)
 
@@ -95,8 +105,11 @@ class Judge:
         )
 
     async def _wait_until_whole(self, block_id: BlockId) -> bytes:
-        parts = self._assembly.expect(block_id)
-        while parts.raw is None:
+        while True:
+            # Asked for anew each time: among many blocks, this one may have had to make room.
+            raw = self._assembly.expect(block_id).raw
+            if raw is not None:
+                return raw
             event = self._whole.setdefault(block_id.parts_root, trio.Event())
             await event.wait()
-        return parts.raw
+            self._whole.pop(block_id.parts_root, None)

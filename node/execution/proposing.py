@@ -75,8 +75,9 @@ class Proposer:
         """Return the next block, executed; waits for an aggregate if a training round seals."""
         while True:
             now_ms = self._now_ms()
+            transactions = (*self._finalizations(), *self._pending())
             contents = BlockContents(
-                (*self._finalizations(), *self._pending()), self._valid_evidence(now_ms)
+                transactions[: self._transactions_max], self._valid_evidence(now_ms)
             )
             try:
                 return await self._executor.build(self._key.address, now_ms, contents)
@@ -115,7 +116,7 @@ class Proposer:
             try:
                 valid.append(self._executor.validate_evidence(encode(evidence), now_ms))
             except BlockError:
-                # Too old by now, or decided by a block that came another way.
-                if evidence.first.height < self._executor.position.height:
+                # Too old by now, or recorded by a block; if its height is still running, it waits.
+                if evidence.first.height <= self._executor.position.height:
                     self._evidence.drop(evidence)
         return tuple(valid)
