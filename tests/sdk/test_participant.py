@@ -82,11 +82,14 @@ def test_no_weights_are_downloaded_twice(client: Client, node: FakeNode) -> None
     assert sum("/weights" in request for request in node.requests) == 4
 
 
-def test_unchanged_weights_are_an_update_of_zeros(client: Client, node: FakeNode) -> None:
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_unchanged_weights_are_an_update_of_zeros(
+    client: Client, node: FakeNode, dtype: type
+) -> None:
     task_id = create_task(client, updates=1)
     before = node.tasks[task_id].weights
-    Participant(client, KEY, "digits", lambda weights, _: weights).run(1)
-    assert node.tasks[task_id].weights == before  # Rounding to float32 moved nothing.
+    Participant(client, KEY, "digits", lambda weights, _: weights, dtype=dtype).run(1)
+    assert node.tasks[task_id].weights == before  # Rounding to the type moved nothing.
 
 
 def test_saturation_is_reported(client: Client) -> None:
@@ -241,6 +244,23 @@ def test_refusals_that_mean_too_late(client: Client, node: FakeNode, code: str) 
 
     node.intercept = refuse
     assert Participant(client, KEY, "digits", add_one).train_round().is_counted
+
+
+def test_an_update_that_is_in_already_is_waited_for(client: Client, node: FakeNode) -> None:
+    task_id = create_task(client, updates=1)
+    client.register(KEY, task_id)
+    taken = []
+
+    def refuse(request: httpx.Request, route: Callable[[], Answer]) -> Answer | None:
+        if request.method == "POST":
+            taken.append(route())
+            return problem(409, "duplicate_update")
+        return None
+
+    node.intercept = refuse
+    result = Participant(client, KEY, "digits", add_one).train_round()
+    assert len(taken) == 1
+    assert (result.training_round, result.is_counted) == (0, True)
 
 
 def test_a_full_round_is_waited_out(client: Client, node: FakeNode, clock: Clock) -> None:
