@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from typing import Annotated, Final
 
 import msgspec
-from litestar import Response
+from litestar import Request, Response
+from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import Parameter
+from litestar.params import PathParameter, QueryParameter
 from msgspec import Struct
-from quorate.chain.codec import encode
 from quorate.chain.ids import INT64_MAX
 
 JSON: Final = "application/json"
@@ -24,19 +24,18 @@ EVENT_STREAM: Final = "text/event-stream"
 View = dict[str, object]
 """A wire type as `node.views` shows it."""
 
-AcceptHeader = Annotated[
-    str | None, Parameter(header="Accept", description=f"{MESSAGE_PACK} for the canonical bytes.")
-]
+AnyRequest = Request[object, object, State]
+
 HeightQuery = Annotated[
-    int | None, Parameter(query="height", ge=0, le=INT64_MAX, description="The latest by default.")
+    int | None, QueryParameter(ge=0, le=INT64_MAX, description="The latest by default.")
 ]
 StartQuery = Annotated[
-    int, Parameter(query="start", ge=0, le=INT64_MAX, description="How many to leave out.")
+    int, QueryParameter(ge=0, le=INT64_MAX, description="How many to leave out.")
 ]
 LimitQuery = Annotated[
-    int, Parameter(query="limit", ge=1, le=1000, description="The most that are returned.")
+    int, QueryParameter(ge=1, le=1000, description="The most that are returned.")
 ]
-TaskPath = Annotated[str, Parameter(description="The task's id in hexadecimal, or its name.")]
+TaskPath = Annotated[str, PathParameter(description="The task's id in hexadecimal, or its name.")]
 
 
 class Problem(Struct):
@@ -167,7 +166,7 @@ class Submitted(Struct):
     status: str
 
 
-class BatchResult(Struct, omit_defaults=True):
+class BatchResult(Struct, omit_defaults=True, gc=False):
     """What became of a transaction of a batch: a status if it was taken, or else why not."""
 
     hash: str
@@ -319,21 +318,16 @@ def answer(value: Struct, status: int = 200) -> Response[bytes]:
     return Response(msgspec.json.encode(value), media_type=JSON, status_code=status)
 
 
-def answer_either(accept: str | None, view: Struct, canonical: bytes) -> Response[bytes]:
-    """Answer in the form that the client accepts."""
-    if is_message_pack(accept):
+def answer_either(request: AnyRequest, view: Struct, canonical: bytes) -> Response[bytes]:
+    """Answer in the form that the client accepts: canonical bytes in MessagePack, or JSON."""
+    if is_message_pack_accepted(request):
         return Response(canonical, media_type=MESSAGE_PACK)
     return answer(view)
 
 
-def is_message_pack(header: str | None) -> bool:
-    """Tell whether an Accept header names MessagePack."""
-    return header is not None and MESSAGE_PACK in header
-
-
-def encode_message_pack(value: object) -> bytes:
-    """Return the canonical MessagePack of wire types."""
-    return encode(value)
+def is_message_pack_accepted(request: AnyRequest) -> bool:
+    """Tell whether a request's Accept header names MessagePack."""
+    return MESSAGE_PACK in request.headers.get("accept", "")
 
 
 def document(

@@ -9,6 +9,7 @@ from typing import Final
 import msgspec
 from litestar import Response, get
 from quorate.chain.block import Block
+from quorate.chain.codec import encode
 from quorate.chain.errors import DecodeError, ErrorCode, StorageError
 from quorate.chain.evidence import DuplicateVoteEvidence
 from quorate.chain.vote import Commit
@@ -16,12 +17,11 @@ from quorate.chain.vote import Commit
 from node.execution.chain_position import POSITION_DOCUMENT, decode_position
 from node.rpc import answers
 from node.rpc.answers import (
-    AcceptHeader,
+    AnyRequest,
     HeightQuery,
     answer_either,
     document,
-    encode_message_pack,
-    is_message_pack,
+    is_message_pack_accepted,
 )
 from node.rpc.context import Node, RpcContext
 from node.rpc.problems import Refusal
@@ -34,13 +34,11 @@ _evidence_decoder = msgspec.msgpack.Decoder(DuplicateVoteEvidence)
 
 
 @get("/block", responses=document("The block of a height.", answers.Block))
-async def get_block(
-    node: Node, height: HeightQuery = None, accept: AcceptHeader = None
-) -> Response[bytes]:
-    """Return a decided block."""
+async def get_block(request: AnyRequest, node: Node, height: HeightQuery = None) -> Response[bytes]:
+    """Return a decided block; its canonical bytes if MessagePack is accepted."""
     at = resolve_height(node, height)
     raw = load_block(node, at)
-    if is_message_pack(accept):
+    if is_message_pack_accepted(request):
         return Response(raw, media_type=answers.MESSAGE_PACK)
     block = decode_block(raw)
     commit = _load_commit(node, at)
@@ -57,21 +55,21 @@ async def get_block(
 
 @get("/commit", responses=document("A header and its proof.", answers.SignedHeader))
 async def get_commit(
-    node: Node, height: HeightQuery = None, accept: AcceptHeader = None
+    request: AnyRequest, node: Node, height: HeightQuery = None
 ) -> Response[bytes]:
-    """Return the header of a height and the commit that proves it."""
+    """Return the header of a height and the commit that proves it, in JSON or MessagePack."""
     at = resolve_height(node, height)
     header = decode_block(load_block(node, at)).header
     commit = _load_commit(node, at)
     view = answers.SignedHeader(to_object(header), to_object(commit))
-    return answer_either(accept, view, encode_message_pack((header, commit)))
+    return answer_either(request, view, encode((header, commit)))
 
 
 @get("/validators", responses=document("The validators of a height.", answers.Validators))
 async def get_validators(
-    node: Node, height: HeightQuery = None, accept: AcceptHeader = None
+    request: AnyRequest, node: Node, height: HeightQuery = None
 ) -> Response[bytes]:
-    """Return the validators of a height, with their places in the rotation."""
+    """Return the validators of a height with their places in rotation, in JSON or MessagePack."""
     at = resolve_height(node, height)
     raw = node.services.storage.chain.load_document(POSITION_DOCUMENT, at)
     if raw is None:
@@ -88,7 +86,7 @@ async def get_validators(
         ],
         str(validators.total_power),
     )
-    return answer_either(accept, view, encode_message_pack(validators.validators))
+    return answer_either(request, view, encode(validators.validators))
 
 
 def resolve_height(node: RpcContext, height: int | None) -> int:

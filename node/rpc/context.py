@@ -5,10 +5,11 @@ training rounds, when the last block came. Never answers a request.
 """
 
 from dataclasses import dataclass, field
-from typing import Annotated, Final
+from typing import Final
 
 import trio
-from litestar.params import Dependency
+from litestar.di import NamedDependency
+from litestar.params import SkipValidation
 from quorate.chain.ids import Hash
 
 from node.composition import NodeServices
@@ -46,8 +47,8 @@ class RpcContext:
     stopping: trio.Event = field(default_factory=trio.Event)
 
 
-Node = Annotated[RpcContext, Dependency(skip_validation=True)]
-"""The parameter `node` of a handler."""
+Node = NamedDependency[SkipValidation[RpcContext]]
+"""The type of the parameter `node` of a handler."""
 
 
 def make_context(services: NodeServices) -> RpcContext:

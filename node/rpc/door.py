@@ -98,7 +98,7 @@ class Door:
                 _keep_encoded_slashes(scope)
                 await self._app(scope, _make_receive(body, receive), send)
         except Refusal as refusal:
-            await _refuse(refusal, receive, send)
+            await _refuse(refusal, lease, receive, send)
         except _ClientGone:
             return
         finally:
@@ -151,9 +151,10 @@ class Door:
                 chunk = message["body"]
                 lease.taken += len(chunk)
                 self._held_bytes += len(chunk)
+                lease.is_complete = not message["more_body"]
                 self._check_size(lease.taken)
                 chunks.append(chunk)
-                if not message["more_body"]:
+                if lease.is_complete:
                     return b"".join(chunks)
         raise Refusal(
             ErrorCode.MALFORMED,
@@ -206,9 +207,10 @@ class Hosts:
 
 @dataclass(slots=True)
 class _Lease:
-    """The bytes that a request holds."""
+    """The bytes of a body that a request holds, and whether that is all of it."""
 
     taken: int = 0
+    is_complete: bool = False
 
 
 class _ClientGone(Exception):  # noqa: N818 - it says what happened.
@@ -269,7 +271,7 @@ async def _send_answer(
     await send({"type": "http.response.body", "body": body, "more_body": False})
 
 
-async def _refuse(refusal: Refusal, receive: Receive, send: Send) -> None:
+async def _refuse(refusal: Refusal, lease: _Lease, receive: Receive, send: Send) -> None:
     """Answer with a problem, and close the connection once the client could read it.
 
     Closing while the client still sends would reset the connection under the answer. And what
@@ -283,6 +285,8 @@ async def _refuse(refusal: Refusal, receive: Receive, send: Send) -> None:
         *((name.encode(), value.encode()) for name, value in refusal.headers.items()),
     ]
     has_ended = trio.Event()
+    if lease.is_complete:
+        has_ended.set()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_drain, receive, has_ended)
         await send({"type": "http.response.start", "status": refusal.status, "headers": headers})

@@ -9,12 +9,12 @@ from typing import Annotated, Final
 import msgspec
 import trio
 from litestar import Response, get
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import HASH_BYTES, INT64_MAX
 
 from node.events import TRANSACTIONS_FOLLOWED_MAX, Event, EventType, Subscription
-from node.rpc.answers import EVENT_STREAM, document
+from node.rpc.answers import EVENT_STREAM, AnyRequest, document
 from node.rpc.context import Node, RpcContext
 from node.rpc.hexadecimal import read_hex
 from node.rpc.problems import Refusal
@@ -27,35 +27,32 @@ HEARTBEAT: Final = b": nothing new\n\n"
 
 TypesQuery = Annotated[
     str | None,
-    Parameter(
-        query="types",
+    QueryParameter(
         description="Of block, training_round, round; with commas. By default the first two, "
         "or none when transactions are followed.",
     ),
 ]
 TransactionQuery = Annotated[
     list[str] | None,
-    Parameter(query="transaction", description="The hash of a transaction to follow; repeatable."),
-]
-LastEventId = Annotated[
-    str | None, Parameter(header="Last-Event-ID", description="Resume behind this event.")
+    QueryParameter(description="The hash of a transaction to follow; repeatable."),
 ]
 
 
 @get("/v1/events", responses=document("The stream.", str, media_type=EVENT_STREAM))
 async def get_events(
+    request: AnyRequest,
     node: Node,
     types: TypesQuery = None,
     transaction: TransactionQuery = None,
-    last_event_id: LastEventId = None,
 ) -> Response[bytes]:
     """Tell what happens on the chain, as it happens.
 
-    A transaction that is decided already when its subscription begins is told at once.
+    The header Last-Event-ID resumes behind the event of that number, as far as events are kept. A
+    transaction that is decided already when its subscription begins is told at once.
     """
-    followed = _read_hashes(transaction or [])
+    followed = read_hashes(transaction or [])
     wanted = _read_types(types, is_following=bool(followed))
-    after = _read_sequence(last_event_id)
+    after = _read_sequence(request.headers.get("last-event-id"))
 
     async def produce(send_piece: SendPiece) -> None:
         with node.services.events.subscribe(
@@ -119,7 +116,14 @@ def _read_types(text: str | None, *, is_following: bool) -> frozenset[EventType]
     return frozenset(EventType(name) for name in names)
 
 
-def _read_hashes(texts: list[str]) -> tuple[bytes, ...]:
+def read_hashes(texts: list[str]) -> tuple[bytes, ...]:
+    """Return the hashes of the transactions to follow, each once.
+
+    Raises
+    ------
+    Refusal
+        If one is none, or there are too many.
+    """
     if len(texts) > TRANSACTIONS_FOLLOWED_MAX:
         raise Refusal(
             ErrorCode.TOO_LARGE,

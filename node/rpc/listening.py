@@ -12,6 +12,7 @@ import structlog
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config as HypercornConfig
+from hypercorn.events import Event, Updated
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState, LifespanState
@@ -97,6 +98,25 @@ class BoundedStream:
     def abort(self) -> None:
         """Close the connection at once; whoever waits on it is woken by an error."""
         self._stream.socket.close()
+
+
+class Connection(TCPServer):
+    """A connection that ends when its other end has gone.
+
+    hypercorn's own would be held until it has been idle for long.
+    """
+
+    _is_over = False
+
+    async def protocol_send(self, event: Event) -> None:
+        """Perform what the protocol asks of the connection."""
+        if not (self._is_over and isinstance(event, Updated)):
+            await super().protocol_send(event)
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._is_over = True
+        await self.idle_task.stop()
 
 
 class HttpServer:
@@ -207,7 +227,7 @@ class HttpServer:
         stream = BoundedStream(accepted)
         self._streams.add(stream)
         try:
-            await TCPServer(
+            await Connection(
                 self._app,
                 self._config,
                 self._context,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import trio
 from litestar import Response
 from litestar.types import Receive, Scope, Send
+from quorate.chain.errors import QuorateError
 
 if TYPE_CHECKING:
     from litestar.response.base import ASGIResponse
@@ -24,8 +25,8 @@ class PieceByPiece(Response[bytes]):
     Parameters
     ----------
     produce : callable
-        Called with a function that sends a piece; the answer ends when it returns. It must not
-        have raised anything once a piece is sent but what ends the connection.
+        Called with a function that sends a piece; the answer ends when it returns. What it raises
+        before the first piece is answered as of a handler; later, it ends the connection.
     media_type : str
         The content type.
     headers : dict of str to str
@@ -77,12 +78,20 @@ class PieceByPiece(Response[bytes]):
             await event.wait()
             scope_.cancel()
 
+        refused: QuorateError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(watch, nursery.cancel_scope)
             if self._cancelled_by is not None:
                 nursery.start_soon(watch_stop, self._cancelled_by, nursery.cancel_scope)
-            await self._produce(send_piece)
+            try:
+                await self._produce(send_piece)
+            except QuorateError as error:
+                if is_started:
+                    raise
+                refused = error
             nursery.cancel_scope.cancel()
+        if refused is not None:
+            raise refused
         if is_gone:
             return
         if not is_started:

@@ -7,7 +7,7 @@ from typing import Annotated, Final
 from urllib.parse import unquote
 
 from litestar import Response, get
-from litestar.params import Parameter
+from litestar.params import PathParameter
 from quorate.chain.codec import encode
 from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import HASH_BYTES, INT64_MAX, Hash
@@ -108,7 +108,7 @@ async def show_participants(
 async def show_training_round(
     node: Node,
     task: TaskPath,
-    number: Annotated[str, Parameter(description='A number, or "current".')],
+    number: Annotated[str, PathParameter(description='A number, or "current".')],
 ) -> Response[bytes]:
     """Return a training round: the open one with its updates, an earlier one with its receipt."""
     found = find_task(node, task)

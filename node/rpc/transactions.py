@@ -8,9 +8,8 @@ from hashlib import sha256
 from typing import Annotated, Final
 
 import msgspec
-from litestar import Request, Response, get, post
-from litestar.datastructures import State
-from litestar.params import Parameter
+from litestar import Response, get, post
+from litestar.params import PathParameter, QueryParameter
 from msgspec import Meta, Struct
 from quorate.chain.errors import ErrorCode, StorageError, TransactionError
 from quorate.chain.ids import ADDRESS_BYTES, HASH_BYTES, Address, Hash
@@ -21,7 +20,14 @@ from ledger.queries import get_members as list_members
 from node.mempool.door import SubmitOutcome
 from node.mempool.mempool import SUBMISSIONS_MAX
 from node.rpc import answers
-from node.rpc.answers import JSON, MESSAGE_PACK, answer, document, is_message_pack
+from node.rpc.answers import (
+    JSON,
+    MESSAGE_PACK,
+    AnyRequest,
+    answer,
+    document,
+    is_message_pack_accepted,
+)
 from node.rpc.blocks import decode_block, load_block
 from node.rpc.context import Node
 from node.rpc.hexadecimal import read_hex
@@ -46,8 +52,6 @@ _batch_decoder = msgspec.msgpack.Decoder(
 )
 _transaction_decoder = msgspec.msgpack.Decoder(SignedTransaction)
 _receipts_decoder = msgspec.msgpack.Decoder(BlockReceipts)
-
-AnyRequest = Request[object, object, State]
 
 
 @post(
@@ -87,7 +91,7 @@ async def submit_batch(request: AnyRequest, node: Node) -> Response[bytes]:
             error, f"MessagePack of at most {SUBMISSIONS_MAX} pairs [transaction, payload or nil]"
         ) from error
     outcomes = await node.services.mempool.submit_local_many(batch)
-    if is_message_pack(request.headers.get("accept")):
+    if is_message_pack_accepted(request):
         packed = [_pack(raw, each) for (raw, _), each in zip(batch, outcomes, strict=True)]
         return Response(msgspec.msgpack.encode({"results": packed}), media_type=MESSAGE_PACK)
     results = [_show(raw, each) for (raw, _), each in zip(batch, outcomes, strict=True)]
@@ -98,7 +102,7 @@ async def submit_batch(request: AnyRequest, node: Node) -> Response[bytes]:
 async def get_transaction(
     node: Node,
     transaction_hash: Annotated[
-        str, Parameter(query="hash", description="The transaction's hash in hexadecimal.")
+        str, QueryParameter(name="hash", description="The transaction's hash in hexadecimal.")
     ],
 ) -> Response[bytes]:
     """Tell whether a transaction is pending or decided, and where."""
@@ -131,7 +135,7 @@ async def get_transaction(
 @get("/v1/accounts/{address:str}", responses=document("The account.", answers.Account))
 async def get_account(
     node: Node,
-    address: Annotated[str, Parameter(description="The account's address in hexadecimal.")],
+    address: Annotated[str, PathParameter(description="The account's address in hexadecimal.")],
 ) -> Response[bytes]:
     """Return an account; one that the chain has never seen is all zeros."""
     wanted = Address(read_hex(address, ADDRESS_BYTES, "an address"))

@@ -8,7 +8,7 @@ from typing import Annotated, Final
 import numpy as np
 import trio
 from litestar import Response, get
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from numpy.typing import NDArray
 from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import INT64_MAX
@@ -23,9 +23,7 @@ from node.rpc.tasks import find_task
 
 ChunkQuery = Annotated[
     int | None,
-    Parameter(
-        query="chunk", ge=0, le=INT64_MAX, description="One chunk of 1 MiB, counted from zero."
-    ),
+    QueryParameter(ge=0, le=INT64_MAX, description="One chunk of 1 MiB, counted from zero."),
 ]
 
 
