@@ -26,6 +26,7 @@ from ledger.state import State, compute_bucket
 from node.agreement.block_assembly import BlockAssembly
 from node.agreement.consensus_runner import ConsensusParts, ConsensusRunner
 from node.agreement.evidence_pool import EvidencePool
+from node.agreement.foreign_inputs import ForeignInputs
 from node.agreement.height_log import HeightLog
 from node.agreement.height_start import EmptyBlocks, HeightStart
 from node.agreement.noting_verifier import NotingVerifier
@@ -235,7 +236,7 @@ class Node:
         now_ms: Callable[[], int],
     ) -> ConsensusParts:
         position = executor.position
-        evidence, assembly = EvidencePool(), BlockAssembly()
+        evidence, assembly, log = EvidencePool(), BlockAssembly(), HeightLog(storage.log)
         judge = Judge(executor, assembly, self._exchange, self._aggregates)
         verifier = NotingVerifier(SignatureVerifier(executor.chain_id))
         driver = Driver(
@@ -267,7 +268,7 @@ class Node:
             executor=executor,
             assembly=assembly,
             signer=signer,
-            log=HeightLog(storage.log),
+            log=log,
             broadcaster=broadcaster,
             judge=judge,
             proposer=proposer,
@@ -282,7 +283,7 @@ class Node:
                 empty_blocks,
                 now_ms,
             ),
-            verifier=verifier,
+            foreign=ForeignInputs(driver, verifier, log, self._network.report),
             report=self._network.report,
             on_decided=self._reporter.on_decided,
             on_round=self._reporter.on_round,

@@ -48,10 +48,10 @@ from consensus.inputs import (
 )
 from node.agreement.block_assembly import BlockAssembly
 from node.agreement.evidence_pool import EvidencePool
-from node.agreement.height_log import EarlyInput, HeightLog, get_height
+from node.agreement.foreign_inputs import ForeignInputs
+from node.agreement.height_log import HeightLog
 from node.agreement.height_start import HeightStart
 from node.agreement.inbox import Inbox, Incoming, IncomingPart, Item
-from node.agreement.noting_verifier import NotingVerifier
 from node.agreement.signer import Signer
 from node.errors import DoubleSignError
 from node.exchange.broadcasting import Broadcaster
@@ -63,8 +63,6 @@ from p2p.network import PeerId
 
 DRAIN_MAX = 128
 """Items handled between two looks at the node's other tasks."""
-FORGED_PENALTY = 50
-"""No honest node passes on a message whose signature it has not checked."""
 WRONG_PART_PENALTY = 20
 EARLY_PARTS_MAX = 128
 """Parts of the next height's block that arrive before this height is done."""
@@ -87,7 +85,7 @@ class ConsensusParts:
     catch_up: CatchUp
     evidence: EvidencePool
     height_start: HeightStart
-    verifier: NotingVerifier
+    foreign: ForeignInputs
     report: Callable[[PeerId, int, str], None]
     on_decided: Callable[[ExecutedBlock, Commit], None]
     on_round: Callable[[int, int], None]
@@ -180,7 +178,7 @@ class ConsensusRunner:
             self._parts.log.append_input(input_)
             effects = self._driver.receive(input_)
         else:
-            effects = self._receive_foreign(input_, peer)
+            effects = self._parts.foreign.receive(input_, peer)
         pending = deque([(effects, peer)])
         while pending:
             effects, sender = pending.popleft()
@@ -191,25 +189,6 @@ class ConsensusRunner:
         if self._driver.round != self._reported_round:
             self._reported_round = self._driver.round
             self._parts.on_round(self._driver.height, self._driver.round)
-
-    def _receive_foreign(self, input_: Input, peer: PeerId) -> list[Effect]:
-        """Take a peer's message; log it before its effects leave, if it is kept.
-
-        What changes nothing is not logged: no peer can fill the log of a node that waits.
-        """
-        log, verifier = self._parts.log, self._parts.verifier
-        is_early = get_height(input_) > self._driver.height
-        if is_early and not log.has_room:
-            return []
-        verifier.forget()
-        effects = self._driver.receive(input_)
-        if verifier.outcome is False:
-            self._parts.report(peer, FORGED_PENALTY, "a message that its validator did not sign")
-        elif verifier.outcome and is_early and isinstance(input_, EarlyInput):
-            log.keep_early(input_)
-        elif verifier.outcome or effects:
-            log.append_input(input_)
-        return effects
 
     def _perform(self, effect: Effect, peer: PeerId | None) -> Input | None:
         """Carry out an effect; return the own message that it makes, already logged."""

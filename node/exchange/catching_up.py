@@ -39,7 +39,8 @@ REQUEST_TIMEOUT_S = 5.0
 BAD_BLOCK_PENALTY = 40
 EMPTY_ANSWER_PENALTY = 5
 SILENCE_S = 2.0
-"""A peer that failed to answer is not asked again for so long."""
+"""A peer that failed to answer is not asked again for so long; twice as long each time."""
+SILENCE_DOUBLINGS_MAX = 5
 
 _log = structlog.get_logger("catching_up")
 
@@ -59,6 +60,7 @@ class _Claim:
     height: Height
     earliest: Height
     resting_until: float = 0.0
+    failures: int = 0
 
 
 class CatchUp:
@@ -78,14 +80,15 @@ class CatchUp:
         self._fetched: dict[Height, FetchedBlock] = {}
         self._fetched_bytes = 0
         self._in_flight: set[int] = set()
-        self._level_since = trio.current_time()
+        self._level_at = trio.current_time()
         self.height = Height(0)
         self.arrived = trio.Event()
 
     @property
     def highest_claim(self) -> Height:
-        """The highest height any linked peer claims."""
-        return max((claim.height for claim in self._claims.values()), default=Height(0))
+        """The highest height that a linked peer claims who has not failed to show its blocks."""
+        credible = (claim.height for claim in self._claims.values() if not claim.failures)
+        return max(credible, default=Height(0))
 
     @property
     def is_behind(self) -> bool:
@@ -104,7 +107,10 @@ class CatchUp:
     def advance(self, height: Height) -> None:
         """Note the chain's height; blocks up to it are dropped from the window."""
         self.height = height
-        self._level_since = trio.current_time()
+        self._level_at = trio.current_time()
+        used = self._fetched.get(height)
+        if used is not None and used.peer in self._claims:
+            self._claims[used.peer].failures = 0
         for old in [h for h in self._fetched if h <= height]:
             self._drop(old)
 
@@ -115,9 +121,7 @@ class CatchUp:
     def refuse(self, fetched: FetchedBlock, reason: str) -> None:
         """Drop a block that proved bad, with all others of the same peer, and report the peer."""
         self._network.report(fetched.peer, BAD_BLOCK_PENALTY, reason)
-        claim = self._claims.get(fetched.peer)
-        if claim is not None:
-            claim.resting_until = trio.current_time() + SILENCE_S
+        self._let_rest(fetched.peer)
         for height in [h for h, block in self._fetched.items() if block.peer == fetched.peer]:
             self._drop(height)
 
@@ -130,9 +134,25 @@ class CatchUp:
                 await trio.sleep(POLL_S if not self._in_flight else POLL_S / 10)
 
     def _is_fetching_due(self) -> bool:
-        lag = self.highest_claim - self.height
-        is_late = trio.current_time() - self._level_since > PATIENCE_S
+        lag = self._get_target() - self.height
+        if lag <= 0:
+            self._level_at = trio.current_time()
+        is_late = trio.current_time() - self._level_at > PATIENCE_S
         return lag > 1 or (lag == 1 and is_late)
+
+    def _get_target(self) -> Height:
+        """Return the highest height that a peer claims who may be asked."""
+        now = trio.current_time()
+        heights = (claim.height for claim in self._claims.values() if claim.resting_until <= now)
+        return max(heights, default=Height(0))
+
+    def _let_rest(self, peer: PeerId) -> None:
+        """Ask others for a while, and longer each time, until the peer sends a good block."""
+        claim = self._claims.get(peer)
+        if claim is not None:
+            rest_s = SILENCE_S * 2 ** min(claim.failures, SILENCE_DOUBLINGS_MAX)
+            claim.failures += 1
+            claim.resting_until = trio.current_time() + rest_s
 
     def _start_batches(self, nursery: trio.Nursery) -> None:
         batches = len({height // BATCH_BLOCKS for height in self._in_flight})
@@ -147,7 +167,7 @@ class CatchUp:
 
     def _next_missing(self) -> range:
         """Return the first run of heights in the window that nobody was asked for."""
-        top = min(self.highest_claim, self.height + WINDOW_BLOCKS)
+        top = min(self._get_target(), self.height + WINDOW_BLOCKS)
         wanted = (
             height
             for height in range(self.height + 1, top + 1)
@@ -189,9 +209,7 @@ class CatchUp:
         finally:
             self._in_flight.difference_update(heights)
         if not blocks:
-            claim = self._claims.get(peer)
-            if claim is not None:
-                claim.resting_until = trio.current_time() + SILENCE_S
+            self._let_rest(peer)
             self._network.report(peer, EMPTY_ANSWER_PENALTY, "claimed blocks it did not send")
             return
         for block in blocks:
@@ -223,8 +241,9 @@ class CatchUp:
         while received < total:
             raw = await self._ask(peer, GetBlockRange(height, received, RANGE_BYTES_MAX))
             answer = decode(RangeAnswer, raw, RESPONSE_BYTES_MAX)
-            if answer.total != total or not answer.data:
-                raise DecodeError("a block's size changed while it was fetched")
+            # Whole slices alone: a byte at a time would hold up all blocks after this one.
+            if answer.total != total or len(answer.data) != min(RANGE_BYTES_MAX, total - received):
+                raise DecodeError("a block came in slices that were not asked for")
             slices.append(answer.data)
             received += len(answer.data)
         return b"".join(slices)

@@ -18,6 +18,7 @@ from quorate.chain.ids import Hash
 
 from node.exchange.messages import RANGE_BYTES_MAX, GetPayloadRange, RangeAnswer, encode_message
 from p2p.network import RESPONSE_BYTES_MAX, Network, PeerId, RequestFailed
+from store.errors import PayloadRefused
 from store.payload_contract import Payloads
 
 WANTED_MAX = 4096
@@ -125,13 +126,22 @@ class PayloadExchange:
                 wanted.attempts += 1
                 data = await self._pull_from(peer, payload_hash, wanted.size)
                 if data is not None:
-                    self._payloads.put_expected(payload_hash, data)
-                    self._on_stored(payload_hash)
+                    self._store(payload_hash, data)
                     return
             wanted.attempts += 1
             await trio.sleep(RETRY_DELAY_S)
         if not self._payloads.has(payload_hash):
             _log.warning("payload_not_found", payload=payload_hash.hex(), asked=wanted.attempts)
+
+    def _store(self, payload_hash: Hash, data: bytes) -> None:
+        try:
+            self._payloads.put_expected(payload_hash, data)
+        except PayloadRefused as error:
+            # What others send must not stop the node. Whoever needs it asks again, so that the
+            # node goes on by itself once there is room.
+            _log.error("payload_not_stored", payload=payload_hash.hex(), reason=str(error))
+            return
+        self._on_stored(payload_hash)
 
     def _candidates(self, wanted: _Wanted) -> list[PeerId]:
         linked = [info.peer_id for info in self._network.peers()]
@@ -141,7 +151,8 @@ class PayloadExchange:
     async def _pull_from(self, peer: PeerId, payload_hash: Hash, size: int) -> bytes | None:
         """Return the payload as `peer` has it, or None if it hasn't or doesn't answer well."""
         slices: list[bytes] = []
-        received, total = 0, math.inf
+        received: int = 0
+        total: float = math.inf
         try:
             while received < total:
                 request = GetPayloadRange(payload_hash, received, RANGE_BYTES_MAX)
@@ -153,10 +164,14 @@ class PayloadExchange:
                 )
                 answer = decode(RangeAnswer, raw, RESPONSE_BYTES_MAX)
                 is_plausible = 0 < answer.total <= self._bytes_max and size in (0, answer.total)
-                if not is_plausible or not answer.data or total not in (math.inf, answer.total):
+                if not is_plausible or total not in (math.inf, answer.total):
                     self._network.report(peer, WRONG_PAYLOAD_PENALTY, "payload of another size")
                     return None
                 total = answer.total
+                # Whole slices alone: a byte at a time would keep a worker busy for ever.
+                if len(answer.data) != min(RANGE_BYTES_MAX, total - received):
+                    self._network.report(peer, WRONG_PAYLOAD_PENALTY, "payload in other slices")
+                    return None
                 received += len(answer.data)
                 slices.append(answer.data)
         except RequestFailed:

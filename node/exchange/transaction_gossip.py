@@ -5,6 +5,7 @@ them, announcements of what has been pending for long, and pulls of what an anno
 Never judges a transaction: the mempool does.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -29,7 +30,14 @@ from node.exchange.messages import (
 )
 from node.mempool.door import PendingTransaction
 from node.mempool.mempool import Mempool
-from p2p.network import RESPONSE_BYTES_MAX, Network, PeerId, Priority, RequestFailed
+from p2p.network import (
+    RESPONSE_BYTES_MAX,
+    Network,
+    PeerId,
+    Priority,
+    RequestFailed,
+    RequestTimedOut,
+)
 from store.payload_contract import Payloads
 
 BATCHES_QUEUED_MAX: Final = 256
@@ -37,6 +45,9 @@ BATCHES_QUEUED_MAX: Final = 256
 BATCHES_QUEUED_BYTES_MAX: Final = 32 << 20
 PULLS_QUEUED_MAX: Final = 64
 """Announcements that wait to be followed up."""
+PULLS_PER_PEER_MAX: Final = 4
+"""Of these, those of one peer: whoever announces and never answers must not hold up the others."""
+SILENCE_PENALTY: Final = 20
 ANNOUNCED_MAX: Final = 4 * HASHES_PER_MESSAGE_MAX
 """Transactions announced in one go; the oldest first."""
 PULL_TIMEOUT_S: Final = 5.0
@@ -84,6 +95,7 @@ class TransactionGossip:
         self._to_puller, self._pulls = trio.open_memory_channel[tuple[PeerId, tuple[Hash, ...]]](
             PULLS_QUEUED_MAX
         )
+        self._pulls_of: Counter[PeerId] = Counter()
         self.dropped_batches = 0
 
     # What peers send: both calls return at once.
@@ -104,7 +116,10 @@ class TransactionGossip:
         unknown = tuple(hash_ for hash_ in hashes if not self._mempool.has(hash_))
         if unknown:
             try:
+                if self._pulls_of[peer] >= PULLS_PER_PEER_MAX:
+                    raise trio.WouldBlock
                 self._to_puller.send_nowait((peer, unknown))
+                self._pulls_of[peer] += 1
             except trio.WouldBlock:
                 self.dropped_batches += 1
 
@@ -189,23 +204,30 @@ class TransactionGossip:
 
     async def _pull(self) -> None:
         async for peer, hashes in self._pulls:
+            self._pulls_of[peer] -= 1
+            if not self._pulls_of[peer]:
+                del self._pulls_of[peer]
             unknown = tuple(hash_ for hash_ in hashes if not self._mempool.has(hash_))
-            if not unknown:
-                continue
-            try:
-                raw = await self._network.request(
-                    peer,
-                    encode_message(GetTransactions(unknown)),
-                    response_bytes_max=RESPONSE_BYTES_MAX,
-                    timeout_s=PULL_TIMEOUT_S,
-                )
-                answer = decode(TransactionsMessage, raw, RESPONSE_BYTES_MAX)
-            except RequestFailed as error:
-                _log.debug("pull_failed", peer=peer, reason=str(error))
-                continue
-            except DecodeError as error:
-                self._network.report(peer, 20, str(error))
-                continue
-            await self._mempool.receive_batch(
-                peer, [(entry.transaction, entry.payload) for entry in answer.entries]
+            if unknown:
+                await self._pull_from(peer, unknown)
+
+    async def _pull_from(self, peer: PeerId, hashes: tuple[Hash, ...]) -> None:
+        try:
+            raw = await self._network.request(
+                peer,
+                encode_message(GetTransactions(hashes)),
+                response_bytes_max=RESPONSE_BYTES_MAX,
+                timeout_s=PULL_TIMEOUT_S,
             )
+            answer = decode(TransactionsMessage, raw, RESPONSE_BYTES_MAX)
+        except RequestFailed as error:
+            _log.debug("pull_failed", peer=peer, reason=str(error))
+            if isinstance(error, RequestTimedOut):
+                self._network.report(peer, SILENCE_PENALTY, "announced what it did not send")
+            return
+        except DecodeError as error:
+            self._network.report(peer, 20, str(error))
+            return
+        await self._mempool.receive_batch(
+            peer, [(entry.transaction, entry.payload) for entry in answer.entries]
+        )
