@@ -348,7 +348,10 @@ async def test_stop_is_orderly_and_quick(world: World) -> None:
     assert not one.network.send(other.peer_id, Priority.CONSENSUS, b"x")
 
 
-async def test_cancelling_run_stops_in_order(world: World) -> None:
+async def test_cancelling_run_stops_in_order(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "p2p")
     one = await world.start(1)
     network, _ = world.make(2, persistent_peers=(one.address,))
     with trio.move_on_after(5) as scope:
@@ -360,6 +363,8 @@ async def test_cancelling_run_stops_in_order(world: World) -> None:
     assert not scope.cancelled_caught
     assert trio.current_time() - started < 3
     await until(lambda: one.linked() == set(), 1)
+    if world.kind == "libp2p":
+        assert f"peer {network.peer_id} says goodbye" in caplog.text
 
 
 async def test_a_defect_of_the_node_ends_the_network(world: World) -> None:

@@ -21,6 +21,7 @@ from p2p.libp2p_host import Host
 from p2p.network import PeerId, Priority
 from p2p.stream_wire import StreamWire
 from p2p.wire import HostOwner
+from tests.p2p import gossip_messages
 from tests.p2p.conftest import Running, World, open_world, until
 
 LINK = "/quorate/test-1/link/1"
@@ -236,3 +237,18 @@ async def test_a_second_link_of_a_peer_replaces_its_first(world: World) -> None:
     assert sorted(victim.linked()) == sorted({honest.peer_id, stranger.peer_id})
     assert victim.node.connected.count(stranger.peer_id) == 2
     assert victim.node.disconnected.count(stranger.peer_id) == 1
+
+
+async def test_announcements_of_peers_without_a_link_are_dropped(world: World) -> None:
+    victim, honest, stranger = await meet(world, gossip=True)
+    topic = "/quorate/test-1/announce/1"
+    wire = await stranger.open(victim, ANNOUNCE)
+    message = gossip_messages.build_announcement(stranger.host, topic, b"unlinked")
+    await wire.write(gossip_messages.build_frame(message))
+    await trio.sleep(0.3)
+    assert victim.node.announcements == []
+    await stranger.link(victim)
+    message = gossip_messages.build_announcement(stranger.host, topic, b"linked")
+    await wire.write(gossip_messages.build_frame(message))
+    await until(lambda: victim.node.announcements == [(stranger.peer_id, b"linked")])
+    await assert_unharmed(victim, honest)

@@ -21,7 +21,7 @@ from p2p.frames import (
     build_text,
 )
 from p2p.link import Link
-from p2p.network import FRAME_BYTES_MAX, STATUS_BYTES_MAX, PeerId, Priority
+from p2p.network import FRAME_BYTES_MAX, STATUS_BYTES_MAX, Priority
 from p2p.outbox import CONTROL_FRAMES_MAX
 from p2p.pacing import PIECE_BYTES, Pacer
 from tests.p2p.conftest import Recorder, until
@@ -241,5 +241,11 @@ async def test_what_the_node_raises_comes_out() -> None:
         assert case.wire.closed_by_force
 
 
-def test_peers_of_wires_are_peers() -> None:
-    assert PeerId("12D3KooWOther") == OTHER
+async def test_no_write_is_ever_cancelled() -> None:
+    async with open_link(run=False) as case:
+        case.wire.stuck = trio.Event()
+        case.link.send(Priority.CONSENSUS, build_message(Priority.CONSENSUS, b"x"))
+        with trio.move_on_after(0.05):
+            await case.link.run(lambda _link: False)
+        assert case.wire.closed_by_force
+        assert case.wire.n_writes_cancelled == 0

@@ -10,7 +10,8 @@ from p2p.admission import (
     CONNECTIONS_SPARE,
     Admission,
 )
-from p2p.handshake import is_preferred
+from p2p.frames import Hello
+from p2p.handshake import get_mismatch, is_preferred
 from p2p.identity import get_peer_id, is_peer_id
 from p2p.keeping import AddressBook, Source, fill_in_host
 from p2p.network import (
@@ -352,3 +353,16 @@ def test_both_ends_keep_the_same_of_two_links() -> None:
     assert keeps_new(high, high)
     # A peer that has restarted has lost the first in any case.
     assert keeps_new(high, low, bytes([1]) * 16)
+
+
+def test_what_differs_is_named() -> None:
+    config = build_config()
+
+    def mismatch(*fields: object) -> str:
+        return str(get_mismatch(config, Hello(*fields, bytes(16), "")))  # type: ignore[arg-type]
+
+    assert mismatch(1, "c", bytes(32), 1) == "None"
+    assert mismatch(2, "c", bytes(32), 1).startswith("network version 2")
+    assert mismatch(1, "d", bytes(32), 1).startswith("chain 'd'")
+    assert mismatch(1, "c", bytes([1]) * 32, 1).startswith("genesis 01")
+    assert mismatch(1, "c", bytes(32), 2).startswith("protocol version 2")

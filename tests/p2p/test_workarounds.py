@@ -18,7 +18,7 @@ from libp2p.io.utils import read_exactly
 from libp2p.network.connection.swarm_connection import SwarmConn
 from libp2p.pubsub.gossipsub import PROTOCOL_ID_V11
 from libp2p.pubsub.pb import rpc_pb2
-from libp2p.pubsub.pubsub import PUBSUB_SIGNING_PREFIX, Pubsub
+from libp2p.pubsub.pubsub import Pubsub
 from libp2p.rcmgr.manager import ResourceManager
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.transport.tcp.tcp import TCP
@@ -31,6 +31,7 @@ from p2p.libp2p_host import Host
 from p2p.network import ListenError, PeerId
 from p2p.stream_wire import StreamWire
 from p2p.wire import HostOwner, WireClosed
+from tests.p2p.gossip_messages import build_announcement
 
 ECHO = "/test/echo/1"
 TOPIC = "/test/announce/1"
@@ -132,23 +133,12 @@ async def send_gossip(attacker: Node, victim: Node, raw: bytes) -> None:
     await wire.write(encode_varint_prefixed(raw))
 
 
-def build_announcement(sender: Node, body: bytes) -> rpc_pb2.Message:
-    host = sender.host._host
-    message = rpc_pb2.Message(
-        data=body, topicIDs=[TOPIC], from_id=host.get_id().to_bytes(), seqno=b"1"
-    )
-    signed = PUBSUB_SIGNING_PREFIX.encode() + message.SerializeToString()
-    message.signature = host.get_private_key().sign(signed)
-    message.key = host.get_public_key().serialize()
-    return message
-
-
 async def send_gossip_garbage(attacker: Node, victim: Node) -> None:
     await send_gossip(attacker, victim, b"\xff" * 200)
 
 
 async def send_bad_key(attacker: Node, victim: Node) -> None:
-    message = build_announcement(attacker, b"x")
+    message = build_announcement(attacker.host, TOPIC, b"x")
     # A peer id that does not hold its key, so that the key is read.
     message.from_id = b"\x12\x20" + b"a" * 32
     message.key = b"\xff\xff\xff"
@@ -161,7 +151,7 @@ async def send_what_the_validator_cannot_take(attacker: Node, victim: Node) -> N
         raise KeyError("a defect of a validator")
 
     victim.validator = fail
-    rpc = rpc_pb2.RPC(publish=[build_announcement(attacker, b"x")])
+    rpc = rpc_pb2.RPC(publish=[build_announcement(attacker.host, TOPIC, b"x")])
     await send_gossip(attacker, victim, rpc.SerializeToString())
 
 
@@ -188,7 +178,7 @@ async def test_a_bad_announcement_does_not_end_gossip(
         await attack(attacker, victim)
         await trio.sleep(0.2)
         victim.validator = victim.announcements.append
-        rpc = rpc_pb2.RPC(publish=[build_announcement(honest, b"honest")])
+        rpc = rpc_pb2.RPC(publish=[build_announcement(honest.host, TOPIC, b"honest")])
         if guarded:
             await send_gossip(honest, victim, rpc.SerializeToString())
             await trio.sleep(0.2)

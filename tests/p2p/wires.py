@@ -22,6 +22,7 @@ class MemoryWire:
         self.is_closed = False
         self.closed_by_force = False
         self.stuck: trio.Event | None = None
+        self.n_writes_cancelled = 0
         self._out = out
         self._into = into
 
@@ -33,7 +34,11 @@ class MemoryWire:
 
     async def write(self, data: bytes) -> None:
         if self.stuck is not None:
-            await self.stuck.wait()
+            try:
+                await self.stuck.wait()
+            except trio.Cancelled:
+                self.n_writes_cancelled += 1
+                raise
         self.writes.append(data)
         try:
             await self._out.send_all(data)
