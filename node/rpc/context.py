@@ -79,6 +79,7 @@ def _follow(context: RpcContext, event: Event) -> None:
     if event.type is EventType.BLOCK:
         context.last_block_at = trio.current_time()
         context.models.record(height, bytes.fromhex(str(data["model_root"])))
+        context.rounds.tell_height(height)
     elif data["outcome"] != "frozen":
         task_id = Hash(bytes.fromhex(str(data["task_id"])))
         context.rounds.add(task_id, int(str(data["training_round"])), height)

@@ -52,12 +52,18 @@ class RoundIndex:
         self._heights_max = heights_max
         self._heights: dict[tuple[Hash, int], int] = {}
         self._lock = trio.Lock()
-        # Every height from this one on has been looked through, or is told by `add`.
+        # Every height from this one on, up to the one below, has been looked through or told.
         self._searched_from = store.height + 1
+        self._told_to = store.height
 
     def restart(self) -> None:
         """Forget how far the search went: some ends may not have been told."""
         self._searched_from = self._store.height + 1
+        self._told_to = self._store.height
+
+    def tell_height(self, height: int) -> None:
+        """Say that the ends at every height below this one have been told."""
+        self._told_to = max(self._told_to, height - 1)
 
     def add(self, task_id: Hash, training_round: int, height: int) -> None:
         """Remember where a training round ended."""
@@ -88,6 +94,13 @@ class RoundIndex:
 
     async def _search(self, task_id: Hash, training_round: int) -> None:
         slices = Slices()
+        # The state moves on a moment before the ends of its block are told.
+        for ahead in range(self._told_to + 1, self._store.height + 1):
+            for receipt in self._load(ahead):
+                self.add(receipt.task_id, receipt.training_round, ahead)
+            await slices.pause_if_due()
+        if (task_id, training_round) in self._heights:
+            return
         stop = max(self._store.base, self._searched_from - self._heights_max)
         while self._searched_from > stop:
             self._searched_from -= 1

@@ -183,6 +183,22 @@ async def test_what_is_told_needs_no_search() -> None:
     assert found[0] == 17
 
 
+async def test_an_end_is_found_before_it_is_told() -> None:
+    store = make_receipts(5)
+    index = RoundIndex(store)  # type: ignore[arg-type]
+    store.add(make_receipt(TASK, 5, RoundOutcome.FINALIZED))
+    found = await index.find(TASK, 5)
+    assert found is not None
+    assert (found[0], store.reads) == (16, 2)
+    for _ in range(100):
+        store.add()
+    store.add(make_receipt(TASK, 6, RoundOutcome.FINALIZED))
+    index.tell_height(store.height)
+    reads = store.reads
+    assert await index.find(TASK, 6) is not None
+    assert store.reads == reads + 2  # What has been told is not read again.
+
+
 async def test_the_index_is_bounded() -> None:
     index = RoundIndex(make_receipts(1), entries_max=3)  # type: ignore[arg-type]
     for number in range(10):
