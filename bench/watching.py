@@ -156,10 +156,11 @@ def read_transactions(url: str, heights: Sequence[int]) -> dict[Hash, int]:
         for height in heights:
             for raw in client.block(height).transactions:
                 transaction_hash = compute_transaction_hash(raw)
-                other = found.setdefault(transaction_hash, height)
-                if other != height:
+                other = found.get(transaction_hash)
+                if other is not None:
                     raise BenchError(
                         f"Transaction {transaction_hash.hex()} is in block {other} and in block "
                         f"{height}: this is a defect of the node."
                     )
+                found[transaction_hash] = height
     return found

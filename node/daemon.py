@@ -42,6 +42,10 @@ with it, 1.8 ms with Python's default."""
 STOP_SECONDS_MAX: Final = 4.0
 """What takes longer to stop is cut off."""
 
+GC_THRESHOLDS: Final = (10_000, 10, 50)
+"""New objects, and rounds, after which the garbage collector looks at objects of each age. With
+Python's (700, 10, 10) a load of transfers spends a tenth of its time there, in pauses of 0.1 s."""
+
 _log = structlog.get_logger("daemon")
 
 
@@ -92,6 +96,8 @@ async def run_daemon(
         # What was built until now lives as long as the process: leave it out of collections.
         gc.collect()
         gc.freeze()
+        # What a load allocates is seldom part of a cycle, and each look at it is a pause.
+        gc.set_threshold(*GC_THRESHOLDS)
         async with trio.open_nursery() as nursery:
             await nursery.start(_watch_signals, nursery.cancel_scope)
             await nursery.start(node.run)
@@ -149,7 +155,8 @@ def _open_signer(
         read_validator_key(home.validator_key_file),
         home.validator_state_file,
         genesis.chain_id,
-        is_record_optional=accept_missing_record or storage.chain.height == 0,
+        is_record_optional=storage.chain.height == 0,
+        is_vouched=accept_missing_record,
     )
 
 

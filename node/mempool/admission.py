@@ -10,6 +10,7 @@ from typing import Final
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 
 from node.mempool.door import Door, PendingTransaction
+from node.mempool.journal import PAYLOAD_JOURNALED_BYTES_MAX
 from node.mempool.pool import TransactionPool
 
 NONCE_AHEAD_MAX: Final = 64
@@ -117,9 +118,12 @@ class Admission:
             `mempool_full` if there is no room for it.
         """
         payload_hash = entry.payload_hash
-        if payload_hash is None or payload is None or self._door.has_payload(payload_hash):
+        if payload_hash is None or payload is None:
             return
-        self._door.put_payload(payload_hash, payload)
+        # Putting a stored one again changes nothing, but takes long if it is large.
+        is_large = len(payload) > PAYLOAD_JOURNALED_BYTES_MAX
+        if not (is_large and self._door.has_payload(payload_hash)):
+            self._door.put_payload(payload_hash, payload)
 
 
 def validate_payload(entry: PendingTransaction, payload: bytes | None) -> None:

@@ -190,7 +190,9 @@ Body = (
 )
 
 
-class Transaction(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+# Nodes hold tens of thousands of these. What is frozen cannot be part of a cycle, so the garbage
+# collector need not look at them.
+class Transaction(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
     """What is signed: who asks, for which chain, in which order, at what fee, for what."""
 
     version: Annotated[int, Meta(ge=TRANSACTION_VERSION, le=TRANSACTION_VERSION)]
@@ -201,7 +203,7 @@ class Transaction(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
     body: Body
 
 
-class SignedTransaction(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+class SignedTransaction(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
     """A transaction and its sender's signature; its bytes are what blocks carry."""
 
     transaction: Transaction
