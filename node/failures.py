@@ -30,6 +30,11 @@ EXIT_NO_ANSWER: Final = 3
 EXIT_NOT_VERIFIED: Final = 4
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 
+
+class Interrupted(QuorateError):  # noqa: N818 - it says what happened.
+    """The person at the terminal has seen enough; what was running has been stopped."""
+
+
 EXPECTED: Final = (QuorateError, NetworkError, OSError)
 """What an operator, a client or the machine can be told about in a sentence."""
 
@@ -73,7 +78,7 @@ def describe_failure(failure: BaseException) -> str:
 def get_exit_code(failure: BaseException) -> int:
     """Return the number a process ends with after a failure."""
     match failure:
-        case KeyboardInterrupt():
+        case KeyboardInterrupt() | Interrupted():
             return EXIT_INTERRUPTED
         case ConnectionFailedError():
             return EXIT_NO_ANSWER

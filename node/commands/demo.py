@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from node.commands.settings import OutputOption, get_printer
-from node.failures import EXIT_FAILED
+from node.failures import EXIT_FAILED, Interrupted
 
 
 def demo(
@@ -42,7 +42,11 @@ def demo(
     from node.demo.terminal import describe_closing  # noqa: PLC0415
 
     printer = get_printer(context, output)
-    closing, kept = run_demo(DemoPlan(rounds, accuracy_min, seed, folder))
+    try:
+        closing, kept = run_demo(DemoPlan(rounds, accuracy_min, seed, folder))
+    except KeyboardInterrupt:
+        # The library of the command line would end the process without a word.
+        raise Interrupted("The demonstration was interrupted; its nodes are stopped.") from None
     if printer.is_json:
         printer.print_record(
             {

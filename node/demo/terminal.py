@@ -18,7 +18,8 @@ from rich.text import Text
 from node.demo.closing import Closing
 from node.demo.training import FinishedRound
 
-ROOT_DIGITS: Final = 16
+ROUNDS_LIVE: Final = 7
+"""Rounds of each training that are shown while it goes on; all of them at the end."""
 _REFRESHES_PER_SECOND: Final = 4
 
 
@@ -48,6 +49,7 @@ class Terminal:
         self._step = ""
         self._heights = ""
         self._live: Live | None = None
+        self._is_open = True
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -67,6 +69,7 @@ class Terminal:
     ) -> None:
         if self._live is not None:
             self._step = self._heights = ""
+            self._is_open = False
             self._live.stop()
 
     def show_step(self, text: str) -> None:
@@ -101,11 +104,13 @@ class Terminal:
         return " ".join(f"{n}*" if n in self._hostile else str(n) for n in numbers) or "-"
 
     def _render(self) -> Group:
+        # What is live must fit a terminal of 24 lines, or its end would be cut off.
+        count = ROUNDS_LIVE if self._is_open else None
         parts: list[Text | Table] = []
         for section in self._sections:
             parts.append(Text(section.title, style="bold"))
             if section.rounds:
-                parts.append(self._make_table(section.rounds))
+                parts.append(self._make_table(section.rounds[-count:] if count else section.rounds))
         if self._step:
             parts.append(Text(f"{self._step}   {self._heights}", style="dim"))
         return Group(*parts)
