@@ -15,6 +15,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
+from quorate.chain.codec import learn_type
 from quorate.chain.keys import PrivateKey
 from quorate.errors import KeyFileError
 
@@ -91,6 +92,7 @@ def load_key(path: str | os.PathLike[str]) -> PrivateKey:
     try:
         if len(raw) > KEY_FILE_BYTES_MAX:
             raise ValueError("too long")
+        learn_type(_AccountKeyFile)
         content = msgspec.json.decode(raw, type=_AccountKeyFile)
     except (ValueError, RecursionError):
         # The error's own sentence may quote the file, and with it the seed.

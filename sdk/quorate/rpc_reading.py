@@ -11,7 +11,7 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from quorate.chain.codec import decode, encode
+from quorate.chain.codec import decode, encode, learn_type
 from quorate.chain.ids import Hash
 from quorate.chain.merkle import MerkleProof
 from quorate.chain.receipt import MedianMetric, RoundOutcome, RoundReceipt, UpdateReceipt
@@ -47,6 +47,7 @@ def read_problem(response: Response) -> RpcError:
     retry_after = response.headers.get("retry-after", "")
     retry_after_s = float(retry_after) if retry_after.isdecimal() else None
     try:
+        learn_type(_Problem)
         problem = msgspec.json.decode(response.content, type=_Problem)
     except (ValueError, RecursionError):  # A proxy in between, perhaps.
         problem = _Problem()
@@ -68,6 +69,7 @@ def _convert_hex(kind: type, value: object) -> object:
 
 def _convert(plain: object, kind: type[T]) -> T:
     # Not strict, because 64-bit integers are decimal text.
+    learn_type(kind)
     return msgspec.convert(plain, kind, strict=False, dec_hook=_convert_hex)
 
 

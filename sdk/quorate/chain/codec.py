@@ -9,9 +9,13 @@ The types are msgspec structs (`array_like=True, frozen=True, forbid_unknown_fie
 bound every integer and length. The bytes are written by msgpack and read by msgspec, straight
 into the type: memory is taken for what fits the type and has arrived, never for what a length in
 the message claims.
+
+msgspec learns a struct at its first use, and two threads that make it learn the same one at once
+crash the process (0.22). So each type is learned here, by one thread at a time, before it is used.
 """
 
-from typing import TypeVar
+from threading import Lock
+from typing import TypeVar, cast
 
 import msgpack
 import msgspec
@@ -21,6 +25,25 @@ from quorate.chain.errors import DecodeError
 T = TypeVar("T")
 
 _BUILTIN = (bytes,)
+
+# One entry for each type that this program's own code asks for; no message adds any.
+_decoders: dict[object, msgspec.msgpack.Decoder[object]] = {}
+_learning = Lock()
+
+
+def learn_type(kind: object) -> msgspec.msgpack.Decoder[object]:
+    """Return the decoder of a type, after which threads may use the type with msgspec freely.
+
+    Parameters
+    ----------
+    kind : type, or a union or tuple of types
+        A type of the code, never one made from what was received.
+    """
+    decoder = _decoders.get(kind)
+    if decoder is None:
+        with _learning:
+            decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
+    return decoder
 
 
 def encode(value: object) -> bytes:
@@ -69,11 +92,11 @@ def decode(kind: type[T], raw: bytes, bytes_max: int) -> T:
     if len(raw) > bytes_max:
         raise DecodeError(f"message of {len(raw)} bytes exceeds its limit of {bytes_max}")
     try:
-        value = msgspec.msgpack.decode(raw, type=kind)
+        value = learn_type(kind).decode(raw)
         again = encode(value)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         # msgspec's errors are ValueErrors, and so is text that is not UTF-8.
         raise DecodeError(f"not a valid message: {error}") from error
     if again != raw:
         raise DecodeError("not the canonical encoding of its value")
-    return value
+    return cast("T", value)

@@ -10,6 +10,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
+from quorate.chain.codec import learn_type
 from quorate.chain.errors import DecodeError, InvariantError
 from quorate.chain.ids import (
     INT64_MAX,
@@ -104,6 +105,7 @@ def decode_genesis(raw: bytes) -> Genesis:
         raise DecodeError(f"the genesis document exceeds {GENESIS_BYTES_MAX} bytes")
     try:
         plain = msgspec.json.decode(raw, type=dict[str, object])
+        learn_type(Genesis)
         genesis = msgspec.convert(_from_plain(plain), Genesis, builtin_types=(bytes,))
         _validate_genesis(genesis)
     except (ValueError, TypeError, RecursionError) as error:
