@@ -13,6 +13,7 @@ timeoutPropose for its own value (L20-L21).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from quorate.chain.errors import InvariantError
 from quorate.chain.ids import Address
@@ -41,6 +42,14 @@ NIL = None
 FIRINGS_MAX = 32
 """How often rules may fire on one input. One input moves at most one round ahead (L55), in which
 each rule fires once, and L36 once more to ask for a block."""
+
+
+class Lock(NamedTuple):
+    """The last precommit of a validator for a block: lockedValue and lockedRound of a height."""
+
+    height: int
+    round: int
+    block_id: BlockId
 
 
 class HeightMachine:
@@ -110,6 +119,10 @@ class HeightMachine:
         self._has_scheduled_precommit_timeout = False
         # What this round asked of the caller, by what its answer will look like.
         self._unanswered: dict[object, Effect] = {}
+
+    def restore_lock(self, lock: Lock) -> None:
+        """Be locked as before a restart, whatever the messages that led to the lock came to."""
+        self.locked_block, self.locked_round = lock.block_id, lock.round
 
     # --- inputs ------------------------------------------------------------------------------
 
@@ -256,8 +269,10 @@ class HeightMachine:
             return self._ask(self.round, block_id, None)
         self._has_seen_polka = True
         if self.step is Step.PREVOTE:  # L37
-            self.locked_block = block_id  # L38
-            self.locked_round = self.round  # L39
+            # A lock that was restored may be of a later round than the one that is taken up again.
+            if self.round >= self.locked_round:
+                self.locked_block = block_id  # L38
+                self.locked_round = self.round  # L39
             self._vote(VoteType.PRECOMMIT, block_id)  # L40
             self.step = Step.PRECOMMIT  # L41
         self.valid_block = block_id  # L42

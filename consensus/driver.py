@@ -13,7 +13,7 @@ from quorate.chain.ids import Address, Height, Round
 from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import Commit, Proposal, Vote, VoteType
 
-from consensus.algorithm import HeightMachine
+from consensus.algorithm import HeightMachine, Lock
 from consensus.early_messages import EarlyMessages
 from consensus.effects import Effect, Relay, ReportEvidence
 from consensus.inputs import (
@@ -51,6 +51,9 @@ class Driver:
     validators : ValidatorSet, optional
         The set of the first height. Without it, whatever comes before the first `StartHeight` is
         dropped, since nobody can tell whether it is genuine.
+    lock : Lock, optional
+        What this validator has precommitted last, as its last-signed record says. It holds even if
+        the inputs that led to it are lost.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class Driver:
         *,
         last_height: int = 0,
         validators: ValidatorSet | None = None,
+        lock: Lock | None = None,
     ) -> None:
+        self._lock = lock
         self._address = address
         self._timeouts = timeouts
         self._verifier = SignatureVerifier(chain_id) if verifier is None else verifier
@@ -165,6 +170,8 @@ class Driver:
         self._validators = ValidatorSet(start.validators)
         self._bounds = TimelinessBounds(start.precision_ms, start.message_delay_ms)
         self._machine = HeightMachine(start.height, self._validators, self._address, self._timeouts)
+        if self._lock is not None and self._lock.height == start.height:
+            self._machine.restore_lock(self._lock)
         self._machine.start()
         for message in self._early.take(start.height):
             if isinstance(message, VoteReceived):

@@ -246,6 +246,7 @@ class Node:
             verifier,
             last_height=position.height,
             validators=position.validators,
+            lock=signer.lock if signer is not None else None,
         )
         proposer = (
             None
@@ -283,7 +284,7 @@ class Node:
                 empty_blocks,
                 now_ms,
             ),
-            foreign=ForeignInputs(driver, verifier, log, self._network.report),
+            foreign=ForeignInputs(driver, verifier, log, self._network.report, signer),
             report=self._network.report,
             on_decided=self._reporter.on_decided,
             on_round=self._reporter.on_round,

@@ -140,6 +140,8 @@ class ConsensusRunner:
         ------
         StorageError
             If the log or the store fails; the node stops.
+        SignerError
+            If the last-signed record is not the newest one, or not the only one.
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -368,6 +370,8 @@ class ConsensusRunner:
             return
         self._parts.judge.notice(parts)
         if is_news:
+            if self._parts.signer is not None:
+                self._parts.signer.notice_commit(commit, self._executor.position.validators)
             self._step(CommitReceived(commit))
 
     def _verify_fetched(self, fetched: FetchedBlock) -> Commit:

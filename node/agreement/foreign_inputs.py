@@ -1,7 +1,7 @@
 """Consensus messages of peers: into the driver, and into the log if they change anything.
 
-Owns the decision which message of a peer is logged, and the report of forged ones. Never performs
-an effect.
+Owns the decision which message of a peer is logged, the report of forged ones, and showing the
+signer those in its own name. Never performs an effect.
 """
 
 from collections.abc import Callable
@@ -9,9 +9,10 @@ from typing import Final
 
 from consensus.driver import Driver
 from consensus.effects import Effect
-from consensus.inputs import Input
+from consensus.inputs import Input, ProposalReceived, VoteReceived
 from node.agreement.height_log import EarlyInput, HeightLog, get_height
 from node.agreement.noting_verifier import NotingVerifier
+from node.agreement.signer import Signer
 from p2p.network import PeerId
 
 FORGED_PENALTY: Final = 50
@@ -31,6 +32,8 @@ class ForeignInputs:
         Keeps what counts.
     report : callable
         Told of each offence of a peer: peer, penalty, reason.
+    signer : Signer or None
+        Shown every message; it stops the node if it has not signed one in its name.
     """
 
     def __init__(
@@ -39,7 +42,9 @@ class ForeignInputs:
         verifier: NotingVerifier,
         log: HeightLog,
         report: Callable[[PeerId, int, str], None],
+        signer: Signer | None,
     ) -> None:
+        self._signer = signer
         self._driver = driver
         self._verifier = verifier
         self._log = log
@@ -49,7 +54,16 @@ class ForeignInputs:
         """Take a peer's message; return its effects, which may leave: it is logged if it counts.
 
         What changes nothing is not logged: no peer can fill the log of a node that waits.
+
+        Raises
+        ------
+        SignerError
+            If it is this validator's and newer than the last-signed record, or contradicts it.
         """
+        if self._signer is not None:
+            match input_:
+                case VoteReceived(vote=message) | ProposalReceived(proposal=message):
+                    self._signer.notice(message)
         is_early = get_height(input_) > self._driver.height
         if is_early and not self._log.has_room:
             return []

@@ -10,6 +10,12 @@ The rules, for a step of a height and round:
 - the last one itself, with the same bytes: the stored signature again (votes carry no time, so a
   node that repeats itself after a crash says the same);
 - the last one itself with other bytes, or any before it: `DoubleSignError`.
+
+The record also keeps the last precommit for a block of its height. Whatever becomes of the log, a
+validator that comes back knows which block it is locked on, and votes for no other.
+
+An own message that comes from a peer and is newer than the record tells that the record is not
+the newest one, or that somebody else signs with the key: the node stops.
 """
 
 from enum import IntEnum
@@ -19,22 +25,28 @@ from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
-from quorate.chain.errors import InvariantError
-from quorate.chain.ids import Height, Round, Signature, Uint64, WireRound
-from quorate.chain.keys import Domain, PrivateKey
+from quorate.chain.codec import decode
+from quorate.chain.errors import DecodeError, InvariantError
+from quorate.chain.ids import Height, Round, Signature, Uint64, WireHeight, WireRound
+from quorate.chain.keys import Domain, PrivateKey, is_signature_valid
+from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import (
+    BlockId,
+    Commit,
     Proposal,
     Vote,
     VoteType,
     compute_proposal_sign_bytes,
     compute_vote_sign_bytes,
+    get_precommits,
 )
 
+from consensus.algorithm import Lock
 from consensus.effects import UnsignedProposal, UnsignedVote
 from node.errors import DoubleSignError, SignRecordError
 from store.disk import replace_file
 
-RECORD_VERSION: Final = 1
+RECORD_VERSION: Final = 2
 RECORD_BYTES_MAX: Final = 16_384
 """Longest last-signed record, in bytes."""
 
@@ -57,8 +69,14 @@ _STEP_OF_VOTE: Final = {
 }
 
 
+_HexSignBytes = Annotated[str, Meta(max_length=2 * SIGN_BYTES_MAX, pattern=r"^([0-9a-f]{2})*\Z")]
+
+
 class SignRecord(Struct, frozen=True, forbid_unknown_fields=True):
-    """The last thing signed; byte strings in hexadecimal, all fields under `checksum`."""
+    """The last thing signed; byte strings in hexadecimal, all fields under `checksum`.
+
+    `lock` has the sign-bytes of the last precommit for a block at this height, or nothing.
+    """
 
     version: Annotated[int, Meta(ge=RECORD_VERSION, le=RECORD_VERSION)]
     chain_id: str
@@ -66,8 +84,9 @@ class SignRecord(Struct, frozen=True, forbid_unknown_fields=True):
     height: Uint64
     round: WireRound
     step: SignStep
-    sign_bytes: Annotated[str, Meta(max_length=2 * SIGN_BYTES_MAX, pattern=r"^([0-9a-f]{2})*\Z")]
+    sign_bytes: _HexSignBytes
     signature: Annotated[str, Meta(pattern=r"^([0-9a-f]{128})?\Z")]
+    lock: _HexSignBytes
     checksum: str = ""
 
     @property
@@ -78,6 +97,16 @@ class SignRecord(Struct, frozen=True, forbid_unknown_fields=True):
     def compute_checksum(self) -> str:
         """Return the SHA-256 of all other fields: a changed record must not pass for a true one."""
         return sha256(msgspec.json.encode(msgspec.structs.replace(self, checksum=""))).hexdigest()
+
+
+class _VoteContent(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What the sign-bytes of a vote say (`compute_vote_sign_bytes`)."""
+
+    chain_id: str
+    type: VoteType
+    height: WireHeight
+    round: WireRound
+    block_id: BlockId | None
 
 
 class Signer:
@@ -95,8 +124,10 @@ class Signer:
         The chain.
     is_record_optional : bool
         Whether a missing record stands for "nothing signed yet". True for a chain at genesis, or
-        when the operator vouches for it with an explicit flag: then a record that says so is
-        written at once.
+        when the operator vouches for it: then a record that says so is written at once.
+    is_vouched : bool
+        Whether the operator vouches, with an explicit flag, that nobody else has the key. Then an
+        own message from a peer that is newer than the record is taken into it.
 
     Raises
     ------
@@ -113,20 +144,22 @@ class Signer:
         chain_id: str,
         *,
         is_record_optional: bool = False,
+        is_vouched: bool = False,
     ) -> None:
+        self._is_vouched = is_vouched
         self._key = key
         self._path = state_path
         self._chain_id = chain_id
-        record = _read_record(state_path)
+        record = read_sign_record(state_path)
         if record is None:
-            if not is_record_optional:
+            if not (is_record_optional or is_vouched):
                 raise SignRecordError(
                     f"The last-signed record {state_path} of the validator key is missing: "
                     "restore it from where the validator ran last; without it the validator could "
                     "sign twice. If this key has never signed, or stopped long ago everywhere, "
                     "start once with --accept-missing-sign-record."
                 )
-            record = self._seal(0, 0, SignStep.NOTHING, b"", b"")
+            record = self._seal((0, 0, SignStep.NOTHING), b"", b"", "")
             self._write(record)
         elif (record.chain_id, record.address) != (chain_id, key.address.hex()):
             raise SignRecordError(
@@ -145,6 +178,80 @@ class Signer:
     def last_signed(self) -> SignRecord:
         """The record as it is on the disk."""
         return self._record
+
+    @property
+    def lock(self) -> Lock | None:
+        """The block that this validator has precommitted last at the height of the record."""
+        if not self._record.lock:
+            return None
+        content = _decode_vote(bytes.fromhex(self._record.lock))
+        if content is None or content.block_id is None:
+            raise _damaged(self._path)
+        return Lock(content.height, content.round, content.block_id)
+
+    def notice(self, message: Vote | Proposal) -> None:
+        """Look at a message in this validator's name that came from a peer.
+
+        Only one that is newer than the record, or contradicts it, means anything. Messages that
+        this validator did not sign are left to others to refuse.
+
+        Raises
+        ------
+        SignRecordError
+            If this validator has signed it, and the record does not know. Taken into the record
+            instead if the operator has vouched that nobody else has the key.
+        DoubleSignError
+            If it contradicts what this signer has signed itself.
+        StorageError
+            If the record cannot be written.
+        """
+        author = message.validator if isinstance(message, Vote) else message.proposer
+        if author != self._key.address:
+            return
+        domain, step = Domain.PROPOSAL, SignStep.PROPOSAL
+        if isinstance(message, Vote):
+            domain, step = Domain.VOTE, _STEP_OF_VOTE[message.type]
+            sign_bytes = compute_vote_sign_bytes(
+                self._chain_id, message.type, message.height, message.round, message.block_id
+            )
+        else:
+            sign_bytes = compute_proposal_sign_bytes(self._chain_id, message)
+        last, position = self._record, (message.height, message.round, step)
+        is_known = position < last.position or sign_bytes.hex() == last.sign_bytes
+        if is_known or not is_signature_valid(
+            self._key.public_key, domain, sign_bytes, message.signature
+        ):
+            return
+        said = f"A {step.name.lower()} of this validator for height {message.height}, round "
+        said += f"{message.round} came from the network"
+        if position == last.position:
+            raise DoubleSignError(
+                f"{said}, and this node has signed another one: another process signs with the "
+                "same validator key. Stop every other one, then start this node again."
+            )
+        if not self._is_vouched:
+            raise SignRecordError(
+                f"{said}, but the last-signed record {self._path} ends with height {last.height}, "
+                f"round {last.round}: either the record is not the newest one (restored from a "
+                "backup, or another machine's), or another process signs with the same key. Stop "
+                "every other process with this key, and restore the record from where the "
+                "validator ran last; only if that is lost for good, start with "
+                "--accept-missing-sign-record until the node has caught up."
+            )
+        self._keep(position, sign_bytes, message.signature)
+
+    def notice_commit(self, commit: Commit, validators: ValidatorSet) -> None:
+        """Look for this validator's precommit in a commit that came from a peer; see `notice`.
+
+        Parameters
+        ----------
+        commit : Commit
+            With a signature, possibly empty, for each of `validators`.
+        validators : ValidatorSet
+            Of its height.
+        """
+        for vote in get_precommits(commit, validators):
+            self.notice(vote)
 
     def sign_vote(self, unsigned: UnsignedVote) -> Vote:
         """Sign a vote, or return the same one again.
@@ -220,14 +327,27 @@ class Signer:
         if len(sign_bytes) > SIGN_BYTES_MAX:
             raise InvariantError(f"{len(sign_bytes)} bytes to sign exceed {SIGN_BYTES_MAX}")
         signature = self._key.sign(domain, sign_bytes)
-        record = self._seal(height, round_, step, sign_bytes, signature)
-        self._write(record)
-        self._record = record
+        self._keep(position, sign_bytes, signature)
         return signature
 
+    def _keep(
+        self, position: tuple[int, int, SignStep], sign_bytes: bytes, signature: bytes
+    ) -> None:
+        """Make a position the last one, on the disk and then here."""
+        height, _, step = position
+        lock = self._record.lock if height == self._record.height else ""
+        if step is SignStep.PRECOMMIT:
+            content = _decode_vote(sign_bytes)
+            if content is not None and content.block_id is not None:
+                lock = sign_bytes.hex()
+        record = self._seal(position, sign_bytes, signature, lock)
+        self._write(record)
+        self._record = record
+
     def _seal(
-        self, height: int, round_: int, step: SignStep, sign_bytes: bytes, signature: bytes
+        self, position: tuple[int, int, SignStep], sign_bytes: bytes, signature: bytes, lock: str
     ) -> SignRecord:
+        height, round_, step = position
         record = SignRecord(
             RECORD_VERSION,
             self._chain_id,
@@ -237,6 +357,7 @@ class Signer:
             step,
             sign_bytes.hex(),
             signature.hex(),
+            lock,
         )
         return msgspec.structs.replace(record, checksum=record.compute_checksum())
 
@@ -244,7 +365,21 @@ class Signer:
         replace_file(self._path, msgspec.json.encode(record) + b"\n")
 
 
-def _read_record(path: Path) -> SignRecord | None:
+def _decode_vote(sign_bytes: bytes) -> _VoteContent | None:
+    try:
+        return decode(_VoteContent, sign_bytes, SIGN_BYTES_MAX)
+    except DecodeError:
+        return None
+
+
+def read_sign_record(path: Path) -> SignRecord | None:
+    """Return the last-signed record of a file, or None when there is none.
+
+    Raises
+    ------
+    SignRecordError
+        If it cannot be read or is damaged.
+    """
     try:
         with path.open("rb") as file:
             raw = file.read(RECORD_BYTES_MAX + 1)

@@ -1,0 +1,210 @@
+"""Nodes over the in-memory network, each with a home folder of real files.
+
+Owns starting and stopping such nodes, and what a failed one failed with. Everything but the network
+is what the daemon runs.
+"""
+
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import trio
+from quorate.chain.genesis import Genesis
+from quorate.chain.keys import PrivateKey
+
+from node.agreement.signer import Signer
+from node.composition import Node, NodeStorage
+from node.config import Config, write_config
+from node.daemon import open_storage
+from node.failures import find_failure
+from node.home import Home
+from node.key_files import make_node_key, write_node_key, write_validator_key
+from p2p.memory import MemoryNetwork
+from p2p.memory_hub import MemoryHub
+from p2p.network import NetworkConfig
+from tests.node.cluster import (
+    CHAIN_ID,
+    get_listen_address,
+    make_config,
+    make_genesis,
+    make_key,
+    now_ms,
+)
+
+if TYPE_CHECKING:
+    from trio_typing import TaskStatus
+
+WAIT_S = 30
+SEGMENT_BYTES_MAX = 1 << 20
+
+
+@dataclass
+class FileMember:
+    """One node and its home."""
+
+    number: int
+    key: PrivateKey | None
+    home: Home
+    node: Node | None = None
+    failure: BaseException | None = None
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    stopped: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def running(self) -> Node:
+        if self.node is None:
+            raise RuntimeError("the node is not running")
+        return self.node
+
+    @property
+    def height(self) -> int:
+        return self.running.services.executor.position.height
+
+
+def write_member_home(home: Home, genesis: Genesis, key: PrivateKey | None, config: Config) -> None:
+    home.create()
+    home.write_genesis(genesis)
+    write_config(home, config)
+    write_node_key(home.node_key_file, make_node_key())
+    if key is not None:
+        write_validator_key(home.validator_key_file, key)
+
+
+class FileCluster:
+    """Nodes that run until the test is over, until they are stopped, or until they fail."""
+
+    def __init__(
+        self, nursery: trio.Nursery, folder: Path, genesis: Genesis, config: Config
+    ) -> None:
+        self._nursery = nursery
+        self._folder = folder
+        self.genesis = genesis
+        self.config = config
+        self.hub = MemoryHub()
+        self.members: list[FileMember] = []
+
+    def add(self, key: PrivateKey | None) -> FileMember:
+        number = len(self.members)
+        home = Home(self._folder / str(number))
+        member = FileMember(number, key, home)
+        if not home.folder.exists():
+            write_member_home(home, self.genesis, key, self.config)
+        self.members.append(member)
+        return member
+
+    async def start(
+        self,
+        member: FileMember,
+        *,
+        accept_missing_record: bool = False,
+        adapt: Callable[[NodeStorage], None] | None = None,
+    ) -> None:
+        """Start a node; what keeps it from starting is raised."""
+        member.failure, member.stopped = None, trio.Event()
+        member.scope = trio.CancelScope()
+        stack = ExitStack()
+        with ExitStack() as opening:
+            opening.enter_context(member.home.lock())
+            storage = opening.enter_context(open_storage(member.home, self.config))
+            if adapt is not None:
+                adapt(storage)
+            signer = None
+            if member.key is not None:
+                signer = Signer(
+                    member.key,
+                    member.home.validator_state_file,
+                    CHAIN_ID,
+                    is_record_optional=storage.chain.height == 0,
+                    is_vouched=accept_missing_record,
+                )
+            network = MemoryNetwork(self.hub, self._make_network_config(member.number))
+            member.node = Node(self.config, self.genesis, storage, network, signer, now_ms)
+            stack = opening.pop_all()
+        await self._nursery.start(self._run, member, stack)
+
+    async def _run(
+        self, member: FileMember, stack: ExitStack, task_status: "TaskStatus[None]"
+    ) -> None:
+        try:
+            with stack, member.scope:
+                await member.running.run(task_status=task_status)
+        except BaseExceptionGroup as group:
+            member.failure = find_failure(group) or group
+            if isinstance(member.failure, BaseExceptionGroup):
+                # What is no expected failure is the last word of the node itself.
+                member.failure = _get_leaf(member.failure)
+        finally:
+            member.stopped.set()
+
+    async def stop(self, member: FileMember) -> None:
+        member.scope.cancel()
+        with trio.fail_after(WAIT_S):
+            await member.stopped.wait()
+
+    async def fail(self, member: FileMember) -> BaseException:
+        """Wait until a node fails, and return what it failed with."""
+        with trio.fail_after(WAIT_S):
+            await member.stopped.wait()
+        if member.failure is None:
+            raise AssertionError("the node ended without a failure")
+        return member.failure
+
+    async def wait_for_height(self, height: int, members: list[FileMember] | None = None) -> None:
+        with trio.fail_after(WAIT_S):
+            while any(m.height < height for m in members or self.members):  # noqa: ASYNC110
+                await trio.sleep(0.005)
+
+    def _make_network_config(self, number: int) -> NetworkConfig:
+        others = [member.number for member in self.members if member.number != number]
+        return NetworkConfig(
+            chain_id=CHAIN_ID,
+            genesis_hash=self.genesis.hash,
+            protocol_version=1,
+            key_seed=make_key(500 + number).seed,
+            listen=f"/ip4/127.0.0.1/tcp/{20_000 + number}",
+            persistent_peers=tuple(get_listen_address(other) for other in others),
+            heartbeat_s=0.05,
+            peer_timeout_s=2.0,
+        )
+
+
+@asynccontextmanager
+async def open_file_cluster(
+    folder: Path,
+    validators: int = 1,
+    *,
+    config: Config | None = None,
+    genesis: Genesis | None = None,
+) -> AsyncIterator[FileCluster]:
+    async with trio.open_nursery() as nursery:
+        cluster = FileCluster(
+            nursery, folder, genesis or make_genesis(validators), config or make_fast_config()
+        )
+        for number in range(validators):
+            cluster.add(make_key(1 + number))
+        yield cluster
+        nursery.cancel_scope.cancel()
+
+
+def make_fast_config() -> Config:
+    return make_config(
+        empty_block_interval_ms=20,
+        timeout_propose_ms=300,
+        timeout_prevote_ms=100,
+        timeout_precommit_ms=100,
+        log_segment_bytes_max=SEGMENT_BYTES_MAX,
+    )
+
+
+def copy_home(source: Home, target: Path) -> Home:
+    shutil.copytree(source.folder, target)
+    return Home(target)
+
+
+def _get_leaf(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
