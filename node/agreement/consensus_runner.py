@@ -17,12 +17,9 @@ from dataclasses import dataclass
 
 import structlog
 import trio
-from quorate.chain.codec import decode
 from quorate.chain.errors import CommitError, DecodeError
 from quorate.chain.ids import Height, Round
-from quorate.chain.parameters import BLOCK_BYTES_MAX
-from quorate.chain.validators import VALIDATORS_MAX
-from quorate.chain.vote import BlockId, Commit, verify_commit
+from quorate.chain.vote import BlockId, Commit, Proposal
 
 from consensus.driver import Driver
 from consensus.effects import (
@@ -53,9 +50,11 @@ from node.agreement.height_log import HeightLog
 from node.agreement.height_start import HeightStart
 from node.agreement.inbox import Inbox, Incoming, IncomingPart, Item
 from node.agreement.signer import Signer
+from node.agreement.timeliness import find_untimeliness
 from node.errors import DoubleSignError
 from node.exchange.broadcasting import Broadcaster
-from node.exchange.catching_up import CatchUp, FetchedBlock
+from node.exchange.catching_up import CatchUp
+from node.execution.block_checks import decode_decision
 from node.execution.executor import ExecutedBlock, Executor
 from node.execution.judging import Judge
 from node.execution.proposing import Proposer
@@ -211,10 +210,19 @@ class ConsensusRunner:
                         "conflicting_votes", validator=effect.evidence.first.validator.hex()
                     )
                     self._parts.broadcaster.send_evidence(effect.evidence)
-            case Relay():
+            case Relay(message):
+                if isinstance(message, Proposal):
+                    self._log_untimeliness(message)
                 if peer is not None:
-                    self._parts.broadcaster.relay(effect.message, peer)
+                    self._parts.broadcaster.relay(message, peer)
         return None
+
+    def _log_untimeliness(self, proposal: Proposal) -> None:
+        parameters = self._executor.position.parameters
+        reason = find_untimeliness(proposal, self._parts.now_ms(), parameters)
+        if reason is not None:
+            block = proposal.block_id.hash.hex()
+            _log.warning("invalid_proposal", block=block, reason=reason, vote="nil")
 
     def _sign_and_send(self, effect: Broadcast) -> Input | None:
         signer = self._parts.signer
@@ -358,7 +366,12 @@ class ConsensusRunner:
         is_news = commit is None
         if commit is None:
             try:
-                commit = self._verify_fetched(fetched)
+                commit = decode_decision(
+                    fetched.block,
+                    fetched.commit,
+                    self._executor.chain_id,
+                    self._executor.position,
+                )
             except (CommitError, DecodeError) as error:
                 self._parts.catch_up.refuse(fetched, str(error))
                 return
@@ -373,20 +386,6 @@ class ConsensusRunner:
             if self._parts.signer is not None:
                 self._parts.signer.notice_commit(commit, self._executor.position.validators)
             self._step(CommitReceived(commit))
-
-    def _verify_fetched(self, fetched: FetchedBlock) -> Commit:
-        commit = decode(Commit, fetched.commit, VALIDATORS_MAX * 80)
-        position = self._executor.position
-        verify_commit(
-            self._executor.chain_id,
-            position.validators,
-            position.next_height,
-            commit.block_id.hash,
-            commit,
-        )
-        if len(fetched.block) > BLOCK_BYTES_MAX:
-            raise DecodeError("the block exceeds its limit")
-        return commit
 
     # Restart.
 

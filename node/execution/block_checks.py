@@ -13,10 +13,15 @@ from quorate.chain.block import (
 )
 from quorate.chain.codec import decode
 from quorate.chain.errors import BlockError, CommitError, DecodeError
-from quorate.chain.vote import BlockId, verify_commit
+from quorate.chain.parameters import BLOCK_BYTES_MAX
+from quorate.chain.validators import VALIDATORS_MAX
+from quorate.chain.vote import BlockId, Commit, verify_commit
 
 from ledger.execution import ExecutionResult
 from node.execution.chain_position import ChainPosition
+
+COMMIT_SIGNATURE_BYTES_MAX = 80
+"""The most bytes of a commit for each validator, its share of the rest included."""
 
 
 def is_size_allowed(block_id: BlockId, block_bytes_max: int) -> bool:
@@ -97,6 +102,25 @@ def validate_last_commit(block: Block, chain_id: str, position: ChainPosition) -
         )
     except CommitError as error:
         raise BlockError(f"last commit: {error}") from error
+
+
+def decode_decision(block: bytes, commit: bytes, chain_id: str, position: ChainPosition) -> Commit:
+    """Return a peer's proof that it has decided the height after `position`.
+
+    Only the proof: whether `block` is what it names shows when the block is cut into parts.
+
+    Raises
+    ------
+    DecodeError, CommitError
+        If it proves nothing, or the block is longer than any may be.
+    """
+    decoded = decode(Commit, commit, VALIDATORS_MAX * COMMIT_SIGNATURE_BYTES_MAX)
+    verify_commit(
+        chain_id, position.validators, position.next_height, decoded.block_id.hash, decoded
+    )
+    if len(block) > BLOCK_BYTES_MAX:
+        raise DecodeError(f"a block of {len(block)} bytes exceeds its limit of {BLOCK_BYTES_MAX}")
+    return decoded
 
 
 def validate_roots(header: Header, result: ExecutionResult) -> None:
