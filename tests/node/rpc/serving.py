@@ -174,9 +174,15 @@ async def open_rpc(
         trio.open_nursery() as nursery,
     ):
         services = cluster.members[0].running.services
-        url = await nursery.start(serve_rpc, services)
+        scope = trio.CancelScope()
+
+        async def serve(task_status: Any) -> None:
+            with scope:
+                await serve_rpc(services, task_status=task_status)
+
+        url = await nursery.start(serve)
         async with httpx.AsyncClient(base_url=url, timeout=15, trust_env=False) as client:
-            yield Served(url, client, services, cluster, nursery.cancel_scope)
+            yield Served(url, client, services, cluster, scope)
         nursery.cancel_scope.cancel()
 
 

@@ -9,10 +9,12 @@ import trio
 from quorate.chain.block import Block, Header, compute_block_id
 from quorate.chain.codec import decode, encode
 from quorate.chain.genesis import Admission, GenesisMember, decode_genesis
+from quorate.chain.ids import Height
 from quorate.chain.transaction import Role, Transfer, compute_transaction_hash
 from quorate.chain.validators import Validator, ValidatorSet
 from quorate.chain.vote import Commit, verify_commit
 
+from p2p.network import PeerId
 from tests.node.cluster import BALANCE, CHAIN_ID, USERS, make_genesis, make_key, sign
 from tests.node.rpc.serving import MESSAGE_PACK, Served, assert_problem, make_rpc_config, open_rpc
 
@@ -57,6 +59,14 @@ async def test_a_node_alone_is_ready_while_its_chain_advances(
     monkeypatch.setattr("node.rpc.status.STALL_S_MIN", 0)
     problem = assert_problem(await served.client.get("/ready"), 503, "not_available")
     assert "no block has come" in problem["detail"]
+
+
+async def test_a_node_that_is_behind_is_not_ready(served: Served) -> None:
+    await served.wait_for_height(1)
+    served.services.catch_up.on_status(PeerId("somebody"), Height(10**6), Height(1))
+    problem = assert_problem(await served.client.get("/ready"), 503, "not_available")
+    assert "of 1000000" in problem["detail"]
+    assert (await served.get("/status"))["catching_up"] is True
 
 
 async def test_a_node_without_links_is_not_ready(tmp_path: Path) -> None:

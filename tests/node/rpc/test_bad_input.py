@@ -40,69 +40,69 @@ TRANSFER = Transfer(BOB.address, 1)
 POSTS = ("/v1/transactions", "/v1/transactions/batch")
 
 
+MALFORMED_MESSAGE_PACK = [
+    b"",
+    b"\xc1",
+    b"\x92\xc4",
+    b"not a message",
+    encode((1, 2)),
+    encode((b"x",)),
+    encode((b"x", None, None)),
+    encode([[b"x"]]),
+    encode({}.get("x")),
+    b"\x81\xa1a\x01",
+    b"\xdd\xff\xff\xff\xff",
+    b"\x91" * 5_000,
+]
+
+
 @pytest.mark.parametrize("path", POSTS)
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"\xc1",
-        b"\x92\xc4",
-        b"not a message",
-        encode((1, 2)),
-        encode((b"x",)),
-        encode((b"x", None, None)),
-        encode([[b"x"]]),
-        encode({}.get("x")),
-        b"\x81\xa1a\x01",
-        b"\xdd\xff\xff\xff\xff",
-        b"\x91" * 5_000,
-    ],
-)
-async def test_malformed_message_pack(served: Served, path: str, body: bytes) -> None:
+async def test_malformed_message_pack(served: Served, path: str) -> None:
     before = read_stored(served)
-    response = await served.client.post(path, content=body, headers=MESSAGE_PACK)
-    problem = assert_problem(response, 400, "malformed")
-    assert "MessagePack" in problem["detail"]
+    for body in MALFORMED_MESSAGE_PACK:
+        response = await served.client.post(path, content=body, headers=MESSAGE_PACK)
+        problem = assert_problem(response, 400, "malformed")
+        assert "MessagePack" in problem["detail"], body
     assert read_stored(served) == before
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b"{}",
-        b'{"transaction": 1}',
-        b'{"transaction": "***"}',
-        b'{"transaction": "AAAA", "payloads": null}',
-        b'{"transaction": "\xff"}',
-        b"[" * 100_000,
-    ],
-)
-async def test_malformed_json(served: Served, body: bytes) -> None:
+MALFORMED_JSON = [
+    b"",
+    b"{",
+    b"[]",
+    b"{}",
+    b'{"transaction": 1}',
+    b'{"transaction": "***"}',
+    b'{"transaction": "AAAA", "payloads": null}',
+    b'{"transaction": "\xff"}',
+    b"[" * 100_000,
+]
+
+
+async def test_malformed_json(served: Served) -> None:
     before = read_stored(served)
-    response = await served.client.post("/v1/transactions", content=body, headers=JSON)
-    problem = assert_problem(response, 400, "malformed")
-    assert "JSON" in problem["detail"]
+    for body in MALFORMED_JSON:
+        response = await served.client.post("/v1/transactions", content=body, headers=JSON)
+        problem = assert_problem(response, 400, "malformed")
+        assert "JSON" in problem["detail"], body
     assert read_stored(served) == before
 
 
-@pytest.mark.parametrize(
-    ("path", "kind"),
-    [
-        ("/v1/transactions", "text/plain"),
-        ("/v1/transactions", ""),
-        ("/v1/transactions", "application/x-www-form-urlencoded"),
-        ("/v1/transactions", "multipart/form-data; boundary=x"),
-        ("/v1/transactions/batch", "application/json"),
-        ("/v1/transactions/batch", "text/plain"),
-    ],
-)
-async def test_wrong_content_type(served: Served, path: str, kind: str) -> None:
+WRONG_CONTENT_TYPES = [
+    ("/v1/transactions", "text/plain"),
+    ("/v1/transactions", ""),
+    ("/v1/transactions", "application/x-www-form-urlencoded"),
+    ("/v1/transactions", "multipart/form-data; boundary=x"),
+    ("/v1/transactions/batch", "application/json"),
+    ("/v1/transactions/batch", "text/plain"),
+]
+
+
+async def test_wrong_content_type(served: Served) -> None:
     body = encode((sign(ALICE, 0, TRANSFER), None))
-    response = await served.client.post(path, content=body, headers={"content-type": kind})
-    assert_problem(response, 415, "malformed")
+    for path, kind in WRONG_CONTENT_TYPES:
+        response = await served.client.post(path, content=body, headers={"content-type": kind})
+        assert_problem(response, 415, "malformed")
     assert served.services.mempool.count == 0
 
 
@@ -114,28 +114,26 @@ async def test_unknown_paths_and_methods(served: Served) -> None:
     assert "POST" in response.headers["allow"]
 
 
-@pytest.mark.parametrize(
-    ("path", "parameters"),
-    [
-        ("/block", {"height": "-1"}),
-        ("/block", {"height": "one"}),
-        ("/block", {"height": str(2**64)}),
-        ("/commit", {"height": "1.5"}),
-        ("/tx", {}),
-        ("/tx", {"hash": "zz"}),
-        ("/tx", {"hash": "00" * 31}),
-        ("/v1/accounts/00", {}),
-        ("/v1/accounts/" + "g" * 40, {}),
-        ("/v1/tasks", {"limit": "0"}),
-        ("/v1/tasks", {"limit": "1001"}),
-        ("/v1/events", {"types": "nothing"}),
-        ("/v1/events", {"transaction": "00"}),
-    ],
-)
-async def test_parameters_that_do_not_fit(
-    served: Served, path: str, parameters: dict[str, str]
-) -> None:
-    assert_problem(await served.client.get(path, params=parameters), 400, "malformed")
+BAD_PARAMETERS: list[tuple[str, dict[str, str]]] = [
+    ("/block", {"height": "-1"}),
+    ("/block", {"height": "one"}),
+    ("/block", {"height": str(2**64)}),
+    ("/commit", {"height": "1.5"}),
+    ("/tx", {}),
+    ("/tx", {"hash": "zz"}),
+    ("/tx", {"hash": "00" * 31}),
+    ("/v1/accounts/00", {}),
+    ("/v1/accounts/" + "g" * 40, {}),
+    ("/v1/tasks", {"limit": "0"}),
+    ("/v1/tasks", {"limit": "1001"}),
+    ("/v1/events", {"types": "nothing"}),
+    ("/v1/events", {"transaction": "00"}),
+]
+
+
+async def test_parameters_that_do_not_fit(served: Served) -> None:
+    for path, parameters in BAD_PARAMETERS:
+        assert_problem(await served.client.get(path, params=parameters), 400, "malformed")
 
 
 async def test_heights_and_transactions_that_are_not_here(served: Served) -> None:
@@ -206,25 +204,24 @@ CASES: dict[str, Case] = {
 }
 
 
-@pytest.mark.parametrize("case", list(CASES))
-async def test_refused_transactions(served: Served, case: str) -> None:
-    make, payload, status, code = CASES[case]
-    raw = make()
+async def test_refused_transactions(served: Served) -> None:
     before = read_stored(served)
-    problem = assert_problem(await served.submit(raw, payload), status, code)
-    document = {
-        "transaction": base64.b64encode(raw).decode(),
-        "payload": None if payload is None else base64.b64encode(payload).decode(),
-    }
-    in_json = await served.client.post("/v1/transactions", json=document)
-    assert assert_problem(in_json, status, code) == problem
-    response = await served.client.post(
-        "/v1/transactions/batch", content=encode([(raw, payload)]), headers=MESSAGE_PACK
-    )
-    assert response.status_code == 200
-    (result,) = response.json()["results"]
-    assert (result["code"], result["detail"]) == (code, problem["detail"])
-    assert read_stored(served) == before
+    for name, (make, payload, status, code) in CASES.items():
+        raw = make()
+        problem = assert_problem(await served.submit(raw, payload), status, code)
+        document = {
+            "transaction": base64.b64encode(raw).decode(),
+            "payload": None if payload is None else base64.b64encode(payload).decode(),
+        }
+        in_json = await served.client.post("/v1/transactions", json=document)
+        assert assert_problem(in_json, status, code) == problem, name
+        response = await served.client.post(
+            "/v1/transactions/batch", content=encode([(raw, payload)]), headers=MESSAGE_PACK
+        )
+        assert response.status_code == 200
+        (result,) = response.json()["results"]
+        assert (result["code"], result["detail"]) == (code, problem["detail"])
+        assert read_stored(served) == before, name
 
 
 async def test_a_nonce_that_was_used(served: Served) -> None:

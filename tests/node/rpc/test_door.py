@@ -57,13 +57,15 @@ async def test_a_foreign_host_is_refused(served: Served) -> None:
     assert (await served.client.get("/health", headers={"host": "localhost"})).status_code == 200
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "https://127.0.0.1", ORIGIN])
-async def test_a_foreign_origin_is_refused(served: Served, origin: str) -> None:
-    response = await served.client.post(
-        "/v1/transactions", content=b"\x92\xc4\x00\xc0", headers=MESSAGE_PACK | {"origin": origin}
-    )
-    problem = assert_problem(response, 403, "not_authorized")
-    assert "allowed_origins" in problem["detail"]
+async def test_a_foreign_origin_is_refused(served: Served) -> None:
+    for origin in ("http://evil.example", "null", "https://127.0.0.1", ORIGIN):
+        response = await served.client.post(
+            "/v1/transactions",
+            content=b"\x92\xc4\x00\xc0",
+            headers=MESSAGE_PACK | {"origin": origin},
+        )
+        problem = assert_problem(response, 403, "not_authorized")
+        assert "allowed_origins" in problem["detail"], origin
 
 
 async def test_the_node_s_own_pages_may_ask(served: Served) -> None:
@@ -131,17 +133,22 @@ async def test_a_refused_body_leaves_nothing_behind(
     door = Door(app, RpcSection(body_bytes_max=1 << 17))
     server = HttpServer(door, "RPC", "[rpc] listen")
     url = await nursery.start(server.run, ("127.0.0.1", 0))
-    for count in (40, 4_000):
+    for count, is_read in ((40, True), (4_000, False)):
         stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
         async with stream:
             await stream.send_all(
                 b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
             )
-            with contextlib.suppress(trio.BrokenResourceError):
+            try:
                 for _ in range(count):
                     await stream.send_all(b"10000\r\n" + bytes(1 << 16) + b"\r\n")
-            with trio.fail_after(3):
-                assert b" 413 " in await stream.receive_some()
+                    await trio.sleep(0.001)
+                await stream.send_all(b"0\r\n\r\n")
+            except trio.BrokenResourceError:
+                assert not is_read
+            else:
+                with trio.fail_after(3):
+                    assert b" 413 " in await stream.receive_some()
         await poll(lambda: server.connection_count == 0)
         assert (door._requests, door._held_bytes, app.count) == (0, 0, 0)
     nursery.cancel_scope.cancel()
@@ -254,33 +261,29 @@ async def test_web_sockets_are_not_offered(served: Served) -> None:
     assert answer.startswith(b"HTTP/1.1 403 ")
 
 
-@pytest.mark.parametrize(
-    "rubbish",
-    [
-        b"\x16\x03\x01\x02\x00\x01\x00\x01",
-        b"GET\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
-        b"GET / HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
-        b"GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
-        b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
-        b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(40),
-        bytes(range(256)),
-    ],
-)
-async def test_what_is_no_http_ends_its_connection_alone(served: Served, rubbish: bytes) -> None:
-    stream = await trio.open_tcp_stream("127.0.0.1", served.port)
-    async with stream:
-        await stream.send_all(rubbish)
-        await stream.send_eof()
-        with trio.fail_after(5):
-            try:
+RUBBISH = [
+    b"\x16\x03\x01\x02\x00\x01\x00\x01",
+    b"GET\r\n\r\n",
+    b"GET / HTTP/9.9\r\n\r\n",
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: a\r\nhost: b\r\n\r\n",
+    b"GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n",
+    b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(40),
+    bytes(range(256)),
+]
+
+
+async def test_what_is_no_http_ends_its_connection_alone(served: Served) -> None:
+    for rubbish in RUBBISH:
+        async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
+            await stream.send_all(rubbish)
+            await stream.send_eof()
+            with trio.fail_after(5), contextlib.suppress(trio.BrokenResourceError):
                 while await stream.receive_some():
                     pass
-            except trio.BrokenResourceError:
-                pass
-    assert await served.get("/health") == {}
+        assert await served.get("/health") == {}
 
 
 async def test_many_clients_at_once(served: Served) -> None:

@@ -196,6 +196,6 @@ async def test_the_whole_rpc_stops_within_a_second(tmp_path: Path) -> None:
         stopped = trio.current_time()
         served.scope.cancel()
         with trio.fail_after(1):
-            while await stream.read():
+            while await stream.read():  # It ends as it should, it is not cut off.
                 pass
-        assert trio.current_time() - stopped < 1
+        assert trio.current_time() - stopped < 0.4

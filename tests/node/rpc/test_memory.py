@@ -139,9 +139,9 @@ async def test_earlier_rounds_are_found_backwards_and_once() -> None:
     assert (found[0], found[1].outcome) == (12, RoundOutcome.FINALIZED)
     reads = store.reads
     for number in range(3, 10):
-        found = await index.find(OTHER, number)
+        found = await index.find(TASK, number)
         assert found is not None
-        assert found[0] == 3 * number + 3
+        assert (found[0], found[1].outcome) == (3 * number + 3, RoundOutcome.FINALIZED)
     assert store.reads == reads + 7  # The blocks with the receipts alone.
     found = await index.find(TASK, 1)
     assert found is not None
