@@ -2,7 +2,7 @@
 
 One decided block is one synced batch: after a crash the store is at the height before it or at its
 own, with everything that belongs to it. Blocks below a height can be pruned; the state is always
-that of the last height alone.
+that of the last height alone, and the last few blocks can be taken back.
 
 Owns the keys (see `store.layout`) and the order of heights. Never knows what a block, a receipt, a
 state key or a document means.
@@ -16,9 +16,16 @@ from quorate.chain.ids import HASH_BYTES, INT64_MAX
 
 from store import layout
 from store.database import Batch, Database
-from store.documents import check_documents, find_old_versions, get_document_key, load_version
-from store.errors import DatabaseDamaged, FormatUnknown
+from store.documents import (
+    check_documents,
+    find_old_versions,
+    find_versions_at,
+    get_document_key,
+    load_version,
+)
+from store.errors import DatabaseDamaged, FormatUnknown, NothingToUndo
 from store.layout import encode_height, get_range
+from store.undo import load_undo, record_undo
 
 CHUNK_OPERATIONS = 20_000
 CHUNK_BYTES = 8 << 20
@@ -33,6 +40,7 @@ _BY_HEIGHT = (
     layout.RECEIPTS,
     layout.BLOCK_HASH,
     layout.TRANSACTION_HASHES,
+    layout.UNDO,
 )
 
 
@@ -198,10 +206,12 @@ class ChainStore:
             for index, transaction in enumerate(hashes)
         ]
         bucket_of = decided.bucket_of
-        batch.operations += [
+        writes = [
             (_get_state_key(bucket_of(key), key), value)
             for key, value in decided.state_writes.items()
         ]
+        batch.operations += writes
+        record_undo(self._database, batch, height, [key for key, _ in writes])
         for name, document in decided.documents.items():
             if load_version(self._database, name, height) != document:
                 batch.put(get_document_key(name, height), document)
@@ -316,6 +326,40 @@ class ChainStore:
         if pruned:
             self._write_in_chunks(find_old_versions(self._database, self._base))
         return pruned
+
+    def rollback(self) -> int:
+        """Take back the last decided block with all that belongs to it, in one synced batch.
+
+        Returns
+        -------
+        int
+            The new last decided height; 0 when the first block was taken back.
+
+        Raises
+        ------
+        NothingToUndo
+            No block is stored, the one before was pruned, or what this one changed is not kept.
+        StorageError
+            The store is as it was.
+        """
+        height = self._height
+        undo = load_undo(self._database, height) if height else None
+        is_first = height == self._initial_height
+        if undo is None or (height == self._base and not is_first):
+            raise NothingToUndo(
+                f"Block {height} cannot be taken back: the database does not have the state before "
+                "it. Restore a backup, or let the node fetch the chain from its peers again with "
+                "`quorate reset-state`."
+            )
+        batch = Batch()
+        self._delete_height(batch, height)
+        batch.operations += undo
+        batch.operations += find_versions_at(self._database, height)
+        base, before = (0, 0) if is_first else (self._base, height - 1)
+        batch.put(_CHAIN_KEY, _encode_facts(self._initial_height, base, before))
+        self._database.write(batch, sync=True)
+        self._base, self._height = base, before
+        return before
 
     @property
     def _last_document_height(self) -> int:

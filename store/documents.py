@@ -60,5 +60,19 @@ def find_old_versions(database: Database, height: int) -> Iterator[tuple[bytes, 
         newer_name = name
 
 
+def find_versions_at(database: Database, height: int) -> Iterator[tuple[bytes, None]]:
+    """Yield the deletion of each version that a document was given at `height` itself."""
+    start, stop = get_range(layout.DOCUMENT)
+    while True:
+        key = next((key for key, _ in database.iterate(start, stop)), None)
+        if key is None:
+            return
+        prefix = key[: -layout.HEIGHT_BYTES]
+        at_height = prefix + encode_height(height)
+        if database.get(at_height) is not None:
+            yield at_height, None
+        start = get_range(prefix)[1]
+
+
 def _get_prefix(name: str) -> bytes:
     return layout.DOCUMENT + name.encode() + b"\0"

@@ -9,6 +9,7 @@
     ├── FormatUnknown         written by another version of this program
     ├── DatabaseDamaged
     ├── DatabaseLocked        in use by another process
+    ├── NothingToUndo         the state before the last block is not kept
     ├── LogDamaged            before its tail; a torn tail is cut silently
     ├── LogLocked             in use by another process
     ├── LogFull               the log has reached its limit of bytes
@@ -51,6 +52,10 @@ class DatabaseDamaged(StorageError):
 
 class DatabaseLocked(StorageError):
     """Another process, or another part of this one, has the database open."""
+
+
+class NothingToUndo(StorageError):
+    """The last block cannot be taken back."""
 
 
 class LogDamaged(StorageError):

@@ -12,6 +12,7 @@ prefix        rest of the key                     value
 ``S``         bucket (4 bytes), state key         state value
 ``D``         document name, 0, height            the document from that height on
 ``P``         payload hash                        a small payload
+``U``         height                              the state entries that the block replaced
 ============  ==================================  ==========================================
 
 Integers are big-endian, so that keys sort as numbers do; a height has 8 bytes. Owns the names of
@@ -31,6 +32,7 @@ TRANSACTION = b"T"
 STATE = b"S"
 DOCUMENT = b"D"
 PAYLOAD = b"P"
+UNDO = b"U"
 
 HEIGHT_BYTES = 8
 INDEX_BYTES = 4
