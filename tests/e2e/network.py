@@ -55,13 +55,15 @@ def sign(key: PrivateKey, nonce: int, body: Body) -> bytes:
     return sign_transaction(key, Transaction(1, CHAIN_ID, key.public_key, nonce, 0, body))
 
 
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = READY_S) -> None:
+def wait_until(
+    condition: Callable[[], bool], what: str, timeout_s: float = READY_S, poll_s: float = 0.05
+) -> None:
     """Wait for something that a node must do; `what` is said if it does not."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
-        time.sleep(0.05)
+        time.sleep(poll_s)
 
 
 @dataclass

@@ -121,6 +121,12 @@ def has_signature_of_victim(network: Network, height: int) -> bool:
     return bool(commit.signatures[place])
 
 
+def has_just_proposed(network: Network) -> bool:
+    """Whether it is the turn of the three others, so that the victim can decide nothing alone."""
+    proposer = network.clients[VICTIM].block().header.proposer
+    return proposer.hex() == network.nodes[VICTIM].validator_address
+
+
 def test_a_killed_validator_loses_nothing(network: Network) -> None:
     task = create_task(network.clients[0])
     loads = start_loads(network)
@@ -130,6 +136,7 @@ def test_a_killed_validator_loses_nothing(network: Network) -> None:
 
     first, second = (make_update(task, key, 10 + i) for i, key in enumerate(PARTICIPANTS))
     network.clients[1].submit(*first)
+    wait_until(lambda: has_just_proposed(network), "the victim proposes", poll_s=0.002)
     assert network.clients[VICTIM].submit(*second).status == "pending"
     network.processes[VICTIM].kill()
     loads[VICTIM].stop()
