@@ -63,10 +63,9 @@ class NodeProcess:
         with self.log_file.open("rb") as file:
             file.seek(max(0, self.log_file.stat().st_size - LOG_TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
-        for line in reversed(lines):
-            if line.startswith(_ERROR_MARK):
-                return line.removeprefix(_ERROR_MARK)
-        return lines[-1].strip() if lines else "it wrote nothing."
+        told = [line for line in lines if line.startswith(_ERROR_MARK)]
+        last = (told or lines or ["it wrote nothing"])[-1].removeprefix(_ERROR_MARK).strip()
+        return last if last.endswith((".", "]")) else f"{last}."
 
 
 class Localnet:

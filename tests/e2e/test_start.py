@@ -39,18 +39,18 @@ def start(home: Home) -> Outcome:
     return run_process("start", "--home", home.folder)
 
 
-def wait_for_height(home: Home, height: int) -> None:
+def wait_until_decided(home: Home, process: subprocess.Popen[bytes]) -> None:
     host, port = load_config(home, {}).rpc.address
     deadline = time.monotonic() + READY_SECONDS_MAX
     with Client(f"http://{host}:{port}", retries=0, timeout_s=2) as client:
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and process.poll() is None:
             try:
-                if client.status().height >= height:
+                if client.status().height > 0:
                     return
             except ConnectionFailedError:
                 pass
             time.sleep(0.05)
-    raise TimeoutError(f"no block {height} after {READY_SECONDS_MAX} s")
+    raise TimeoutError((home.folder / "log").read_text())
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def run_node(home: Home) -> Iterator[subprocess.Popen[bytes]]:
             stderr=log,
         )
     try:
-        wait_for_height(home, 1)
+        wait_until_decided(home, process)
         yield process
     finally:
         process.kill()
