@@ -206,13 +206,13 @@ def make_spec(name: str = "toy", **policy: Any) -> TaskSpec:
 
 
 def make_task(spec: TaskSpec) -> CreateTask:
-    return CreateTask(spec, sha256(INITIAL).digest(), len(INITIAL))  # type: ignore[arg-type]
+    return CreateTask(spec, sha256(INITIAL).digest(), len(INITIAL))
 
 
 def make_update(
     served: Served, task_id: bytes, payload: bytes, **changes: Any
 ) -> tuple[SubmitUpdate, bytes]:
-    task = served.services.executor.state.get_task(task_id)  # type: ignore[arg-type]
+    task = served.services.executor.state.get_task(task_id)
     assert task is not None
     settings: dict[str, Any] = {
         "task_id": task_id,
@@ -236,7 +236,7 @@ async def open_task(
     """Create a task and register participants; return its id."""
     task_id = await served.send(authority, make_task(spec or make_spec()), INITIAL)
     for participant in participants:
-        await served.send(participant, RegisterParticipant(bytes.fromhex(task_id)))  # type: ignore[arg-type]
+        await served.send(participant, RegisterParticipant(bytes.fromhex(task_id)))
     return bytes.fromhex(task_id)
 
 

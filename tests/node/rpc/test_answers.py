@@ -206,7 +206,7 @@ async def test_links_parameters_and_members(served: Served) -> None:
 
 
 async def test_the_members_of_a_permissioned_chain(tmp_path: Path) -> None:
-    member = GenesisMember(ALICE.public_key, "hospital", Role.ADMINISTRATOR | Role.AUDITOR)  # type: ignore[arg-type]
+    member = GenesisMember(ALICE.public_key, "hospital", Role.ADMINISTRATOR | Role.AUDITOR)
     genesis = make_genesis(1, admission=Admission.PERMISSIONED, accounts=(), members=(member,))
     async with open_rpc(tmp_path, genesis=genesis) as served:
         (shown,) = (await served.get("/v1/members"))["members"]

@@ -153,7 +153,7 @@ def forge(raw: bytes) -> bytes:
 
 
 def make_foreign() -> bytes:
-    foreign = Transaction(1, "elsewhere", ALICE.public_key, 0, 0, TRANSFER)  # type: ignore[arg-type]
+    foreign = Transaction(1, "elsewhere", ALICE.public_key, 0, 0, TRANSFER)
     return sign_transaction(ALICE, foreign)
 
 
@@ -168,7 +168,7 @@ CASES: dict[str, Case] = {
     "nonce too high": (lambda: sign(ALICE, 7, TRANSFER), None, 409, "wrong_nonce"),
     "nonce far too high": (lambda: sign(ALICE, 10**6, TRANSFER), None, 409, "wrong_nonce"),
     "unknown task": (
-        lambda: sign(ALICE, 0, RegisterParticipant(bytes(32))),  # type: ignore[arg-type]
+        lambda: sign(ALICE, 0, RegisterParticipant(bytes(32))),
         None,
         404,
         "unknown_task",

@@ -211,7 +211,7 @@ async def ask(door: Door, body: bytes = b"", headers: Any = ()) -> list[dict[str
         "raw_path": b"/",
         "headers": [(b"host", b"localhost"), *headers],
     }
-    await door(scope, from_client.receive, send)  # type: ignore[arg-type]
+    await door(scope, from_client.receive, send)
     return answered
 
 

@@ -50,7 +50,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> Models:
 
 
 def test_past_heights_keep_their_proofs(models: Models) -> None:
-    history = ModelHistory(models)  # type: ignore[arg-type]
+    history = ModelHistory(models)
     roots = {}
     for height in range(1, 10):
         models.train(height // 3)
@@ -67,7 +67,7 @@ def test_past_heights_keep_their_proofs(models: Models) -> None:
 
 
 def test_a_height_whose_models_are_gone_is_left_out(models: Models) -> None:
-    history = ModelHistory(models)  # type: ignore[arg-type]
+    history = ModelHistory(models)
     models.train(1)
     gone = models.model_root
     models.train(2)
@@ -79,16 +79,16 @@ def test_a_height_whose_models_are_gone_is_left_out(models: Models) -> None:
 
 
 def test_the_history_is_bounded_in_heights_and_leaves(models: Models) -> None:
-    history = ModelHistory(models, heights_kept=4)  # type: ignore[arg-type]
+    history = ModelHistory(models, heights_kept=4)
     models.train(1)
     for height in range(1, 11):
         history.record(height, models.model_root)
     assert [h for h in range(1, 12) if history.get_proof(h, TASK)] == [7, 8, 9, 10]
-    small = ModelHistory(models, leaves_kept_max=6)  # type: ignore[arg-type]
+    small = ModelHistory(models, leaves_kept_max=6)
     for height in range(1, 11):
         small.record(height, models.model_root)
     assert [h for h in range(1, 12) if small.get_proof(h, TASK)] == [9, 10]
-    tiny = ModelHistory(models, leaves_kept_max=1)  # type: ignore[arg-type]
+    tiny = ModelHistory(models, leaves_kept_max=1)
     tiny.record(1, models.model_root)
     assert tiny.get_proof(1, TASK) is not None
 
@@ -133,7 +133,7 @@ def make_receipts(rounds: int) -> Receipts:
 
 async def test_earlier_rounds_are_found_backwards_and_once() -> None:
     store = make_receipts(10)
-    index = RoundIndex(store)  # type: ignore[arg-type]
+    index = RoundIndex(store)
     found = await index.find(TASK, 3)
     assert found is not None
     assert (found[0], found[1].outcome) == (12, RoundOutcome.FINALIZED)
@@ -150,7 +150,7 @@ async def test_earlier_rounds_are_found_backwards_and_once() -> None:
 
 async def test_a_search_has_a_limit_and_goes_on() -> None:
     store = make_receipts(20)
-    index = RoundIndex(store, heights_max=25)  # type: ignore[arg-type]
+    index = RoundIndex(store, heights_max=25)
     for _ in range(2):
         with pytest.raises(SearchUnfinished):
             await index.find(TASK, 0)
@@ -163,14 +163,14 @@ async def test_a_search_has_a_limit_and_goes_on() -> None:
 async def test_what_is_pruned_is_not_found() -> None:
     store = make_receipts(5)
     store.base = 7
-    index = RoundIndex(store)  # type: ignore[arg-type]
+    index = RoundIndex(store)
     assert await index.find(TASK, 0) is None
     assert await index.find(TASK, 2) is not None
 
 
 async def test_what_is_told_needs_no_search() -> None:
     store = make_receipts(5)
-    index = RoundIndex(store)  # type: ignore[arg-type]
+    index = RoundIndex(store)
     store.add(make_receipt(TASK, 5, RoundOutcome.FINALIZED))
     index.add(TASK, 5, 16)
     found = await index.find(TASK, 5)
@@ -185,7 +185,7 @@ async def test_what_is_told_needs_no_search() -> None:
 
 async def test_an_end_is_found_before_it_is_told() -> None:
     store = make_receipts(5)
-    index = RoundIndex(store)  # type: ignore[arg-type]
+    index = RoundIndex(store)
     store.add(make_receipt(TASK, 5, RoundOutcome.FINALIZED))
     found = await index.find(TASK, 5)
     assert found is not None
@@ -200,7 +200,7 @@ async def test_an_end_is_found_before_it_is_told() -> None:
 
 
 async def test_the_index_is_bounded() -> None:
-    index = RoundIndex(make_receipts(1), entries_max=3)  # type: ignore[arg-type]
+    index = RoundIndex(make_receipts(1), entries_max=3)
     for number in range(10):
         index.add(TASK, number, number)
     assert len(index._heights) == 3
@@ -210,4 +210,4 @@ async def test_damaged_receipts_are_the_storages_fault() -> None:
     store = make_receipts(1)
     store.by_height[3] = b"\xc1"
     with pytest.raises(StorageError, match="height 3"):
-        await RoundIndex(store).find(TASK, 0)  # type: ignore[arg-type]
+        await RoundIndex(store).find(TASK, 0)

@@ -222,7 +222,7 @@ async def test_large_weights_come_in_pieces(tmp_path: Path, monkeypatch: object)
         task_id = await open_task(served, ALICE)
         data = np.arange(700_000, dtype="<i4").tobytes()  # 2.7 chunks
         payload_hash = served.services.storage.payloads.put(data)
-        monkeypatch.setattr(  # type: ignore[attr-defined]
+        monkeypatch.setattr(
             "node.rpc.weights._open",
             lambda node, _task: node.services.storage.payloads.open_memmap(payload_hash),
         )
