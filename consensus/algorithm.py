@@ -44,6 +44,23 @@ FIRINGS_MAX = 32
 each rule fires once, and L36 once more to ask for a block."""
 
 
+class InvalidBlockDecided(InvariantError):  # noqa: N818 - it says what happened.
+    """A quorum has decided a block that this node has found invalid; the node must stop.
+
+    Parameters
+    ----------
+    commit : Commit
+        The proof.
+    """
+
+    def __init__(self, commit: Commit) -> None:
+        super().__init__(
+            f"height {commit.height} is decided as block {commit.block_id.hash.hex()}, which this "
+            "node has found invalid: it, or a third of the validators, is wrong"
+        )
+        self.commit = commit
+
+
 class Lock(NamedTuple):
     """The last precommit of a validator for a block: lockedValue and lockedRound of a height."""
 
@@ -304,10 +321,7 @@ class HeightMachine:
         if self.commit is None or verdict is None:
             return False
         if not verdict.is_valid:
-            raise InvariantError(
-                f"height {self.height} is decided as block {self.commit.block_id.hash.hex()}, "
-                "which this node has found invalid: it, or a third of the validators, is wrong"
-            )
+            raise InvalidBlockDecided(self.commit)
         self.step = Step.DECIDED
         self.effects.append(Decide(self.commit, self.commit.round))  # L51
         return True

@@ -48,6 +48,7 @@ from node.execution.chain_position import (
     decode_position,
     make_genesis_position,
 )
+from node.execution.divergence import DivergenceReports
 from node.execution.executor import Executor
 from node.execution.judging import Judge
 from node.execution.proposing import Proposer
@@ -86,12 +87,15 @@ class NodeStorage:
         The write-ahead log of consensus.
     journal : Database
         Own users' pending transactions, and the queue of released payloads.
+    reports : DivergenceReports or None
+        What this node saw when the network decided something else.
     """
 
     chain: ChainStore
     payloads: Payloads
     log: SegmentedLog
     journal: Database
+    reports: DivergenceReports | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +241,7 @@ class Node:
     ) -> ConsensusParts:
         position = executor.position
         evidence, assembly, log = EvidencePool(), BlockAssembly(), HeightLog(storage.log)
-        judge = Judge(executor, assembly, self._exchange, self._aggregates)
+        judge = Judge(executor, assembly, self._exchange, self._aggregates, storage.reports)
         verifier = NotingVerifier(SignatureVerifier(executor.chain_id))
         driver = Driver(
             executor.chain_id,

@@ -22,7 +22,8 @@ from quorate.chain.genesis import Genesis
 
 from node.agreement.signer import Signer
 from node.composition import Node, NodeStorage
-from node.config import Config
+from node.config import Config, render_config
+from node.execution.divergence import DivergenceReports
 from node.home import Home
 from node.key_files import read_node_key, read_validator_key
 from node.rpc.server import serve_metrics, serve_rpc
@@ -143,7 +144,8 @@ def open_storage(home: Home, config: Config) -> Iterator[NodeStorage]:
             home.log_folder, segment_bytes_max=config.consensus.log_segment_bytes_max
         )
         stack.callback(log.close)
-        yield NodeStorage(ChainStore(database), payloads, log, journal)
+        reports = DivergenceReports(home.reports_folder, render_config(config))
+        yield NodeStorage(ChainStore(database), payloads, log, journal, reports)
 
 
 def _open_signer(

@@ -14,6 +14,7 @@ keys or data: each has a module of its own.
     data/mempool/                the database of what own users submitted and is pending
     data/payloads/               large payloads and weights
     data/consensus.wal/          the write-ahead log
+    data/reports/                what the node saw when the network decided something else
     data/validator_state.json    what the validator key signed last; never copied, never reset
 """
 
@@ -100,6 +101,11 @@ class Home:
     def log_folder(self) -> Path:
         """The write-ahead log."""
         return self.data_folder / "consensus.wal"
+
+    @property
+    def reports_folder(self) -> Path:
+        """What the node saw when the network decided something else."""
+        return self.data_folder / "reports"
 
     @property
     def validator_state_file(self) -> Path:

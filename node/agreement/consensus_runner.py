@@ -139,24 +139,25 @@ class ConsensusRunner:
         ------
         StorageError
             If the log or the store fails; the node stops.
-        SignerError
-            If the last-signed record is not the newest one, or not the only one.
+        SignerError, InvariantError
+            If the last-signed record is not the newest; if a decided block is invalid here.
         """
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            self._recover()
-            nursery.start_soon(self._watch_fetched)
-            while True:
-                self._take_fetched()
-                if self._is_waiting and self._parts.height_start.is_due():
-                    self._start_height()
-                with trio.move_on_at(self._get_wake_time()):
-                    self._handle(await self._inbox.get())
-                for _ in range(DRAIN_MAX):
-                    try:
-                        self._handle(self._inbox.get_nowait())
-                    except trio.WouldBlock:
-                        break
+            with self._parts.judge.telling_divergence():
+                self._recover()
+                nursery.start_soon(self._watch_fetched)
+                while True:
+                    self._take_fetched()
+                    if self._is_waiting and self._parts.height_start.is_due():
+                        self._start_height()
+                    with trio.move_on_at(self._get_wake_time()):
+                        self._handle(await self._inbox.get())
+                    for _ in range(DRAIN_MAX):
+                        try:
+                            self._handle(self._inbox.get_nowait())
+                        except trio.WouldBlock:
+                            break
 
     def _get_wake_time(self) -> float:
         return self._parts.height_start.get_time() if self._is_waiting else math.inf

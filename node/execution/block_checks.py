@@ -24,6 +24,22 @@ COMMIT_SIGNATURE_BYTES_MAX = 80
 """The most bytes of a commit for each validator, its share of the rest included."""
 
 
+class DivergentRoots(BlockError):  # noqa: N818 - it says what is the matter.
+    """Executing the block here gives other roots than its header has.
+
+    Parameters
+    ----------
+    message : str
+        Naming the first root that differs, with both values.
+    result : ExecutionResult
+        What was computed here.
+    """
+
+    def __init__(self, message: str, result: ExecutionResult) -> None:
+        super().__init__(message)
+        self.result = result
+
+
 def is_size_allowed(block_id: BlockId, block_bytes_max: int) -> bool:
     """Tell whether a block of so many parts can be within the limit; known before it is here."""
     return (block_id.part_count - 1) * PART_BYTES < block_bytes_max
@@ -128,7 +144,7 @@ def validate_roots(header: Header, result: ExecutionResult) -> None:
 
     Raises
     ------
-    BlockError
+    DivergentRoots
         Naming the first root that differs, with both values.
     """
     for field, claimed, computed in (
@@ -137,4 +153,4 @@ def validate_roots(header: Header, result: ExecutionResult) -> None:
         ("model_root", header.model_root, result.model_root),
     ):
         if claimed != computed:
-            raise BlockError(f"{field} is {claimed.hex()}, computed {computed.hex()}")
+            raise DivergentRoots(f"{field} is {claimed.hex()}, computed {computed.hex()}", result)

@@ -5,17 +5,23 @@ consensus loop. Something missing is no verdict, however long it takes; the loop
 nil meanwhile.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
 import structlog
 import trio
 from quorate.chain.errors import BlockError, InvariantError, PendingError
 from quorate.chain.ids import Hash
 from quorate.chain.vote import BlockId, Commit
 
+from consensus.algorithm import InvalidBlockDecided
 from node.agreement.block_assembly import BlockAssembly, PartSet
 from node.exchange.payload_exchange import PayloadExchange
 from node.execution.aggregates import BackgroundAggregates
-from node.execution.block_checks import is_size_allowed
-from node.execution.executor import ExecutedBlock, Executor
+from node.execution.block_checks import DivergentRoots, is_size_allowed
+from node.execution.divergence import Divergence, DivergenceReports, write_report
+from node.execution.executor import RESULTS_MAX, ExecutedBlock, Executor
 
 RETRY_S = 0.02
 """How long to wait when something is pending that nobody announces."""
@@ -36,6 +42,8 @@ class Judge:
         Pulls missing payloads.
     aggregates : BackgroundAggregates
         Tells when an aggregate at work is done.
+    reports : DivergenceReports or None
+        Where it is written down that the network has decided what is invalid here.
     """
 
     def __init__(
@@ -44,7 +52,10 @@ class Judge:
         assembly: BlockAssembly,
         exchange: PayloadExchange,
         aggregates: BackgroundAggregates,
+        reports: DivergenceReports | None,
     ) -> None:
+        self._reports = reports
+        self._refusals: dict[Hash, BlockError] = {}
         self._executor = executor
         self._assembly = assembly
         self._exchange = exchange
@@ -54,6 +65,7 @@ class Judge:
     def start_height(self) -> None:
         """Forget who waited for the last height's blocks; their tasks are gone."""
         self._whole.clear()
+        self._refusals.clear()
 
     def notice(self, parts: PartSet) -> None:
         """Go on with a block if its parts are all here."""
@@ -65,6 +77,8 @@ class Judge:
         try:
             return await self._judge(block_id)
         except BlockError as error:
+            if len(self._refusals) < RESULTS_MAX:
+                self._refusals[block_id.hash] = error
             _log.warning(
                 "invalid_proposal", block=block_id.hash.hex(), reason=str(error), vote="nil"
             )
@@ -90,7 +104,21 @@ class Judge:
         with trio.move_on_after(RETRY_S):
             await self._aggregates.done.wait()
 
-    def raise_divergence(self, commit: Commit) -> None:
+    @contextmanager
+    def telling_divergence(self) -> Iterator[None]:
+        """Let it be written down if a quorum has decided a block that is invalid here.
+
+        Raises
+        ------
+        InvariantError
+            Then, in the place of what was raised inside.
+        """
+        try:
+            yield
+        except InvalidBlockDecided as error:
+            self.raise_divergence(error.commit)
+
+    def raise_divergence(self, commit: Commit) -> NoReturn:
         """Stop the node: a quorum decided a block that is invalid here.
 
         Raises
@@ -98,10 +126,23 @@ class Judge:
         InvariantError
             Always.
         """
+        parts = self._assembly.get(commit.block_id.parts_root)
+        refusal = self._refusals.get(commit.block_id.hash)
+        reason = str(refusal) if refusal is not None else "found so before the last restart"
+        divergence = Divergence(
+            commit=commit,
+            position=self._executor.position,
+            raw=parts.raw if parts is not None else None,
+            reason=reason,
+            result=refusal.result if isinstance(refusal, DivergentRoots) else None,
+        )
         raise InvariantError(
-            f"block {commit.block_id.hash.hex()} at height {commit.height} was decided by the "
-            "network but is invalid when executed here: this node's state or program differs. "
-            "Nothing was written; keep the data folder for a report and compare versions."
+            f"Block {commit.block_id.hash.hex()} of height {commit.height} was decided by the "
+            f"network but is invalid when executed here ({reason}): this node's state or program "
+            f"differs from the others'. Nothing of it was stored. "
+            f"{write_report(self._reports, divergence)} Compare versions with other operators; "
+            "with the right one installed, move the folder of the write-ahead log away and start "
+            "the node again, or run `quorate reset-state` if its state is what differs."
         )
 
     async def _wait_until_whole(self, block_id: BlockId) -> bytes:

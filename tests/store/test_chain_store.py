@@ -272,7 +272,7 @@ def test_nothing_is_left_of_pruned_blocks(database: Database) -> None:
         pruned.commit(make_block(height))
     pruned.prune(3)
     keys = [key for key, _ in get_everything(database)]
-    # Per height: block, commit, receipts, hash, its index, transactions and their three indexes, and
+    # Per height: block, commit, receipts, hash, its index, transactions and their three indexes,
     # what it changed; besides these the two facts, one document and one state entry.
     assert len(keys) == 10 + 4
 
