@@ -4,10 +4,10 @@ Owns the one task that feeds the consensus driver, its inbox, its timers, and th
 decision to the next height. Never holds a rule of consensus (the driver does), executes nothing
 (the executor does), and reads the network only through its inbox.
 
-Durable order: each input is in the write-ahead log before its effects leave. An own vote or
-proposal is signed (which writes the last-signed record first), logged and synced, then sent, then
-fed back as an input. These are two of the three loops that ARCHITECTURE.md names; the third is
-a decision that starts the next height.
+Durable order: each input is in the write-ahead log before its effects leave. Before an own vote or
+proposal is signed, the log is synced; signing writes the last-signed record; then the message is
+logged, sent, and fed back as an input. These are two of the three loops that ARCHITECTURE.md names;
+the third is a decision that starts the next height.
 """
 
 import math
@@ -229,6 +229,10 @@ class ConsensusRunner:
         signer = self._parts.signer
         if signer is None:
             return None
+        # What led here is durable before the signature is: a node that came back with the record
+        # of its vote, but without the block it voted for, could neither repeat nor change it. The
+        # signed message itself is safe in the record, and is made again from the log.
+        self._parts.log.sync()
         content = effect.content
         signed: Input
         try:
@@ -243,7 +247,6 @@ class ConsensusRunner:
             _log.warning("not_signed", reason=str(error))
             return None
         self._parts.log.append_input(signed)
-        self._parts.log.sync()
         if isinstance(signed, VoteReceived):
             self._parts.broadcaster.send_vote(signed.vote)
         else:

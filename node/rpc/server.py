@@ -37,11 +37,9 @@ async def serve_rpc(
     server = HttpServer(
         make_application(context), "RPC", "[rpc] listen", on_stop=context.stopping.set
     )
-    # Before the nursery: an address that cannot be used is to be told by itself, in no group.
-    listener = await server.listen(services.config.rpc.address)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_chain, context)
-        task_status.started(await nursery.start(server.run, listener))
+        task_status.started(await nursery.start(server.run, services.config.rpc.address))
 
 
 async def serve_metrics(
@@ -60,5 +58,4 @@ async def serve_metrics(
         "[instrumentation] metrics_listen",
         connections_max=64,
     )
-    listener = await server.listen(services.config.instrumentation.address)
-    await server.run(listener, task_status=task_status)
+    await server.run(services.config.instrumentation.address, task_status=task_status)
