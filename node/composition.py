@@ -14,9 +14,9 @@ import trio
 from quorate.chain.codec import decode
 from quorate.chain.errors import StorageError
 from quorate.chain.genesis import Genesis
-from quorate.chain.ids import Hash
+from quorate.chain.ids import Address, Hash
 from quorate.chain.validators import VALIDATORS_MAX
-from quorate.chain.vote import Commit
+from quorate.chain.vote import Commit, Proposal, Vote
 
 from consensus.driver import Driver
 from consensus.timeouts import TimeoutConfig
@@ -30,6 +30,7 @@ from node.agreement.foreign_inputs import ForeignInputs
 from node.agreement.height_log import HeightLog
 from node.agreement.height_start import EmptyBlocks, HeightStart
 from node.agreement.noting_verifier import NotingVerifier
+from node.agreement.patience import Patience
 from node.agreement.signer import Signer
 from node.config import Config
 from node.errors import GenesisError
@@ -242,10 +243,13 @@ class Node:
         position = executor.position
         evidence, assembly, log = EvidencePool(), BlockAssembly(), HeightLog(storage.log)
         judge = Judge(executor, assembly, self._exchange, self._aggregates, storage.reports)
-        verifier = NotingVerifier(SignatureVerifier(executor.chain_id))
+        signatures = SignatureVerifier(executor.chain_id)
+        verifier = NotingVerifier(signatures)
+        address = signer.key.address if signer is not None else None
+        patience = _make_patience(address, executor, signatures)
         driver = Driver(
             executor.chain_id,
-            signer.key.address if signer is not None else None,
+            address,
             make_timeouts(config),
             verifier,
             last_height=position.height,
@@ -288,7 +292,8 @@ class Node:
                 empty_blocks,
                 now_ms,
             ),
-            foreign=ForeignInputs(driver, verifier, log, self._network.report, signer),
+            foreign=ForeignInputs(driver, verifier, log, self._network.report, patience, signer),
+            patience=patience,
             report=self._network.report,
             on_decided=self._reporter.on_decided,
             on_round=self._reporter.on_round,
@@ -337,6 +342,18 @@ class Node:
             await self._mempool.wait_for_transactions()
             self._runner.wake()
             await trio.sleep(self.services.config.mempool.gossip_interval_ms / 1000)
+
+
+def _make_patience(
+    own: Address | None, executor: Executor, verifier: SignatureVerifier
+) -> Patience:
+    def is_genuine(message: Vote | Proposal) -> bool:
+        validators = executor.position.validators
+        if isinstance(message, Vote):
+            return verifier.is_vote_valid(message, validators)
+        return verifier.is_proposal_valid(message, validators)
+
+    return Patience(own, is_genuine, trio.current_time)
 
 
 def _make_executor(

@@ -49,6 +49,7 @@ from node.agreement.foreign_inputs import ForeignInputs
 from node.agreement.height_log import HeightLog
 from node.agreement.height_start import HeightStart
 from node.agreement.inbox import Inbox, Incoming, IncomingPart, Item
+from node.agreement.patience import Patience
 from node.agreement.signer import Signer
 from node.agreement.timeliness import find_untimeliness
 from node.errors import DoubleSignError
@@ -85,6 +86,7 @@ class ConsensusParts:
     evidence: EvidencePool
     height_start: HeightStart
     foreign: ForeignInputs
+    patience: Patience
     report: Callable[[PeerId, int, str], None]
     on_decided: Callable[[ExecutedBlock, Commit], None]
     on_round: Callable[[int, int], None]
@@ -198,7 +200,9 @@ class ConsensusRunner:
             case Broadcast():
                 return self._sign_and_send(effect)
             case ScheduleTimeout():
-                self._spawn(self._time, effect)
+                is_now = effect.round == self._driver.round
+                proposer = self._driver.proposer if is_now else None
+                self._spawn(self._time, self._parts.patience.shorten(effect, proposer))
             case RequestProposal():
                 self._spawn(self._propose, effect)
             case JudgeProposal():
@@ -258,6 +262,7 @@ class ConsensusRunner:
 
     async def _time(self, timeout: ScheduleTimeout) -> None:
         await trio.sleep(timeout.duration_ms / 1000)
+        self._parts.patience.note_elapsed(timeout)
         elapsed = TimeoutElapsed(timeout.kind, Height(timeout.height), Round(timeout.round))
         self._inbox.put_own(Incoming(elapsed))
 

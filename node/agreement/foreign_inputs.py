@@ -12,6 +12,7 @@ from consensus.effects import Effect
 from consensus.inputs import Input, ProposalReceived, VoteReceived
 from node.agreement.height_log import EarlyInput, HeightLog, get_height
 from node.agreement.noting_verifier import NotingVerifier
+from node.agreement.patience import Patience
 from node.agreement.signer import Signer
 from p2p.network import PeerId
 
@@ -32,6 +33,8 @@ class ForeignInputs:
         Keeps what counts.
     report : callable
         Told of each offence of a peer: peer, penalty, reason.
+    patience : Patience
+        Shown every message; learns who is not silent.
     signer : Signer or None
         Shown every message; it stops the node if it has not signed one in its name.
     """
@@ -42,8 +45,10 @@ class ForeignInputs:
         verifier: NotingVerifier,
         log: HeightLog,
         report: Callable[[PeerId, int, str], None],
+        patience: Patience,
         signer: Signer | None,
     ) -> None:
+        self._patience = patience
         self._signer = signer
         self._driver = driver
         self._verifier = verifier
@@ -69,6 +74,7 @@ class ForeignInputs:
             return []
         self._verifier.forget()
         effects = self._driver.receive(input_)
+        self._patience.notice(input_, self._verifier.outcome)
         if self._verifier.outcome is False:
             self._report(peer, FORGED_PENALTY, "a message that its validator did not sign")
         elif self._verifier.outcome and is_early and isinstance(input_, EarlyInput):

@@ -30,11 +30,10 @@ FLOOR_MS_MIN: Final = 20
 """The shortest floor, in milliseconds, however fast proposals arrive."""
 FLOOR_DELAYS: Final = 2
 """The floor lies so many times above the slowest proposal of late."""
-FADING: Final = 0.95
-"""What is left of the slowest delay's weight with each further proposal: half after 14."""
+FADING: Final = 0.9
+"""What is left of the slowest delay's weight with each further proposal: half after 7."""
 SILENT_MAX: Final = VALIDATORS_MAX
 """Silent validators that are remembered; the one that has been silent for longest goes first."""
-_MISSES_MAX: Final = 16
 
 
 @dataclass(slots=True)
@@ -50,6 +49,8 @@ class Patience:
 
     Parameters
     ----------
+    own : bytes, 20, or None
+        This validator, which never waits for itself any shorter.
     is_genuine : callable
         Whether a message's signature is that of the validator it names. Asked only about messages
         of silent validators that the driver had no use for.
@@ -58,13 +59,18 @@ class Patience:
     """
 
     def __init__(
-        self, is_genuine: Callable[[Vote | Proposal], bool], now_s: Callable[[], float]
+        self,
+        own: Address | None,
+        is_genuine: Callable[[Vote | Proposal], bool],
+        now_s: Callable[[], float],
     ) -> None:
+        self._own = own
         self._is_genuine = is_genuine
         self._now_s = now_s
         self._silent: dict[Address, _Silence] = {}
-        self._awaited: Address | None = None
         self._height = 0
+        self._proposer: Address | None = None
+        self._is_heard = True
         self._has_begun_at = 0.0
         self._delay_s: float | None = None
 
@@ -90,10 +96,10 @@ class Patience:
         proposer : bytes, 20, or None
             Whose turn it is in its round.
         """
-        if timeout.round != 0 or proposer is None:
+        if timeout.round != 0 or proposer is None or proposer == self._own:
             return timeout
         if timeout.kind is TimeoutKind.PROPOSE:
-            self._awaited, self._height = proposer, timeout.height
+            self._height, self._proposer, self._is_heard = timeout.height, proposer, False
             self._has_begun_at = self._now_s()
         silence, floor_ms = self._silent.get(proposer), self.floor_ms
         if silence is None or floor_ms is None or timeout.kind is TimeoutKind.PREVOTE:
@@ -103,15 +109,18 @@ class Patience:
 
     def note_elapsed(self, timeout: ScheduleTimeout) -> None:
         """Count a missed turn if a proposer's time is over and nothing of it has come."""
-        proposer = self._awaited
-        is_awaited = (timeout.height, timeout.round) == (self._height, 0)
-        if proposer is None or not is_awaited or timeout.kind is not TimeoutKind.PROPOSE:
+        proposer = self._proposer
+        is_awaited = (timeout.kind, timeout.height, timeout.round) == (
+            TimeoutKind.PROPOSE,
+            self._height,
+            0,
+        )
+        if proposer is None or self._is_heard or not is_awaited:
             return
-        self._awaited = None
         if proposer not in self._silent and len(self._silent) >= SILENT_MAX:
             del self._silent[next(iter(self._silent))]
         silence = self._silent.setdefault(proposer, _Silence(timeout.height))
-        silence.misses = min(silence.misses + 1, _MISSES_MAX)
+        silence.misses += 1
 
     def notice(self, input_: Input, outcome: bool | None) -> None:
         """Look at a peer's message: whoever signed it is not silent.
@@ -135,17 +144,16 @@ class Patience:
             self._note_delay(message, author)
         silence = self._silent.get(author)
         is_recent = silence is not None and message.height >= silence.height
-        is_awaited = author == self._awaited and message.height >= self._height
-        if (is_recent or is_awaited) and (
-            self._is_genuine(message) if outcome is None else outcome
-        ):
+        is_awaited = author == self._proposer and message.height >= self._height
+        if not is_recent and (not is_awaited or self._is_heard):
+            return
+        if self._is_genuine(message) if outcome is None else outcome:
             self._silent.pop(author, None)
-            if is_awaited:
-                self._awaited = None
+            self._is_heard = self._is_heard or is_awaited
 
     def _note_delay(self, message: Vote | Proposal, author: Address) -> None:
         is_of_round = (message.height, message.round) == (self._height, 0)
-        if not isinstance(message, Proposal) or not is_of_round or author != self._awaited:
+        if not isinstance(message, Proposal) or not is_of_round or author != self._proposer:
             return
         delay_s = self._now_s() - self._has_begun_at
         self._delay_s = max(delay_s, FADING * (self._delay_s or 0.0))
