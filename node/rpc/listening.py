@@ -163,18 +163,11 @@ class HttpServer:
 
     async def run(
         self,
-        address: tuple[str, int],
+        listener: trio.SocketListener,
         *,
         task_status: "TaskStatus[str]" = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Serve until cancelled; started with the URL once listening.
-
-        Raises
-        ------
-        SurfaceListenError
-            If the address cannot be used.
-        """
-        listener = await self._open_listener(address)
+        """Serve until cancelled, and close the listener; started with the URL."""
         async with trio.open_nursery() as nursery:
             connections: trio.Nursery = await nursery.start(self._hold_connections)
             try:
@@ -187,7 +180,14 @@ class HttpServer:
                 self._on_stop()
                 self._stopping.set()
 
-    async def _open_listener(self, address: tuple[str, int]) -> trio.SocketListener:
+    async def listen(self, address: tuple[str, int]) -> trio.SocketListener:
+        """Return a listener on an IP address and port; port 0 takes any free one.
+
+        Raises
+        ------
+        SurfaceListenError
+            If the address cannot be used.
+        """
         host, port = address
         family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
         listening = trio.socket.socket(family, trio.socket.SOCK_STREAM)

@@ -37,9 +37,11 @@ async def serve_rpc(
     server = HttpServer(
         make_application(context), "RPC", "[rpc] listen", on_stop=context.stopping.set
     )
+    # Before the nursery: an address that cannot be used is to be told by itself, in no group.
+    listener = await server.listen(services.config.rpc.address)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(follow_chain, context)
-        task_status.started(await nursery.start(server.run, services.config.rpc.address))
+        task_status.started(await nursery.start(server.run, listener))
 
 
 async def serve_metrics(
@@ -58,4 +60,5 @@ async def serve_metrics(
         "[instrumentation] metrics_listen",
         connections_max=64,
     )
-    await server.run(services.config.instrumentation.address, task_status=task_status)
+    listener = await server.listen(services.config.instrumentation.address)
+    await server.run(listener, task_status=task_status)

@@ -5,7 +5,7 @@ what the pieces are.
 """
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import trio
 from litestar import Response
@@ -31,8 +31,8 @@ class PieceByPiece(Response[bytes]):
         The content type.
     headers : dict of str to str
         Further headers.
-    cancelled_by : trio.Event, optional
-        Ends the answer.
+    ended_by : trio.Event, optional
+        Ends the answer; not for one that has said its length.
     """
 
     def __init__(
@@ -40,60 +40,71 @@ class PieceByPiece(Response[bytes]):
         produce: Produce,
         media_type: str,
         headers: dict[str, str],
-        cancelled_by: trio.Event | None = None,
+        ended_by: trio.Event | None = None,
     ) -> None:
         super().__init__(b"", media_type=media_type, headers=headers)
         self._produce = produce
-        self._cancelled_by = cancelled_by
+        self._ended_by = ended_by
 
     def to_asgi_response(self, *_: object, **__: object) -> "ASGIResponse":
         """Return the application that sends the answer."""
-        return self._send_all  # type: ignore[return-value]
+        # Litestar calls what it gets here as an application, and asks no more of it.
+        return cast("ASGIResponse", self._answer)
 
-    async def _send_all(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+    async def _answer(self, _scope: Scope, receive: Receive, send: Send) -> None:
         headers = {"content-type": str(self.media_type), **self.headers}
-        is_started = False
-
-        async def start() -> None:
-            nonlocal is_started
-            is_started = True
-            raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
-            await send({"type": "http.response.start", "status": 200, "headers": raw})
-
-        async def send_piece(piece: bytes) -> None:
-            if not is_started:
-                await start()
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
-
-        is_gone = False
-
-        async def watch(scope_: trio.CancelScope) -> None:
-            nonlocal is_gone
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            is_gone = True
-            scope_.cancel()
-
-        async def watch_stop(event: trio.Event, scope_: trio.CancelScope) -> None:
-            await event.wait()
-            scope_.cancel()
-
+        sending = _Sending(send, headers)
         refused: QuorateError | None = None
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch, nursery.cancel_scope)
-            if self._cancelled_by is not None:
-                nursery.start_soon(watch_stop, self._cancelled_by, nursery.cancel_scope)
+            scope = nursery.cancel_scope
+            nursery.start_soon(sending.watch_client, receive, scope)
+            if self._ended_by is not None:
+                nursery.start_soon(_cancel_upon, self._ended_by, scope)
             try:
-                await self._produce(send_piece)
+                await self._produce(sending.send_piece)
             except QuorateError as error:
-                if is_started:
+                if sending.is_started:
                     raise
                 refused = error
-            nursery.cancel_scope.cancel()
+            scope.cancel()
         if refused is not None:
             raise refused
-        if is_gone:
+        await sending.finish()
+
+
+class _Sending:
+    """The state of one answer."""
+
+    def __init__(self, send: Send, headers: dict[str, str]) -> None:
+        self._send = send
+        self._headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._is_client_gone = False
+        self.is_started = False
+
+    async def send_piece(self, piece: bytes) -> None:
+        await self._start()
+        await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+
+    async def finish(self) -> None:
+        if self._is_client_gone:
             return
-        if not is_started:
-            await start()
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._start()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def watch_client(self, receive: Receive, scope: trio.CancelScope) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._is_client_gone = True
+        scope.cancel()
+
+    async def _start(self) -> None:
+        if not self.is_started:
+            self.is_started = True
+            await self._send(
+                {"type": "http.response.start", "status": 200, "headers": self._headers}
+            )
+
+
+async def _cancel_upon(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()

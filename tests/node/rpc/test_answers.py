@@ -1,6 +1,7 @@
 """Answers about the node, blocks, transactions and accounts, for people and for programs."""
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -14,6 +15,9 @@ from quorate.chain.transaction import Role, Transfer, compute_transaction_hash
 from quorate.chain.validators import Validator, ValidatorSet
 from quorate.chain.vote import Commit, verify_commit
 
+from node.config import RpcSection
+from node.rpc.listening import SurfaceListenError
+from node.rpc.server import serve_rpc
 from p2p.network import PeerId
 from tests.node.cluster import BALANCE, CHAIN_ID, USERS, make_genesis, make_key, sign
 from tests.node.rpc.serving import MESSAGE_PACK, Served, assert_problem, make_rpc_config, open_rpc
@@ -63,6 +67,7 @@ async def test_a_node_alone_is_ready_while_its_chain_advances(
 
 async def test_a_node_that_is_behind_is_not_ready(served: Served) -> None:
     await served.wait_for_height(1)
+    await served.cluster.stop(served.member)  # Or it would ask this peer, and be disappointed.
     served.services.catch_up.on_status(PeerId("somebody"), Height(10**6), Height(1))
     problem = assert_problem(await served.client.get("/ready"), 503, "not_available")
     assert "of 1000000" in problem["detail"]
@@ -255,6 +260,12 @@ async def test_storage_that_fails_is_no_traceback(
     monkeypatch.setattr("node.rpc.status.to_object", lambda _value: 1 // 0)
     problem = assert_problem(await served.client.get("/v1/parameters"), 500, "internal")
     assert "division" not in problem["detail"]
+
+
+async def test_a_port_in_use_is_one_sentence(served: Served) -> None:
+    config = make_rpc_config(RpcSection(listen=served.url.removeprefix("http://")))
+    with pytest.raises(SurfaceListenError, match=r"cannot listen on 127\.0\.0\.1:\d+ \(.*in use\)"):
+        await serve_rpc(replace(served.services, config=config))
 
 
 async def test_a_json_submission(served: Served) -> None:

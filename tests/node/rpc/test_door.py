@@ -132,7 +132,7 @@ async def test_a_refused_body_leaves_nothing_behind(
     app = Recorder()
     door = Door(app, RpcSection(body_bytes_max=1 << 17))
     server = HttpServer(door, "RPC", "[rpc] listen")
-    url = await nursery.start(server.run, ("127.0.0.1", 0))
+    url = await nursery.start(server.run, await server.listen(("127.0.0.1", 0)))
     for count, is_read in ((40, True), (4_000, False)):
         stream = await trio.open_tcp_stream("127.0.0.1", int(url.rpartition(":")[2]))
         async with stream:

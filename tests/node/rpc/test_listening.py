@@ -59,7 +59,7 @@ async def start(
 
     async def run(task_status: Any) -> None:
         with scope:
-            await server.run(("127.0.0.1", 0), task_status=task_status)
+            await server.run(await server.listen(("127.0.0.1", 0)), task_status=task_status)
         done.set()
 
     url = await nursery.start(run)
@@ -75,7 +75,7 @@ async def test_a_port_in_use_is_told_in_a_sentence(nursery: trio.Nursery) -> Non
     port = int(url.rpartition(":")[2])
     other = HttpServer(answer_slowly, "RPC", "[rpc] listen")
     with pytest.raises(SurfaceListenError) as caught:
-        await other.run(("127.0.0.1", port))
+        await other.listen(("127.0.0.1", port))
     sentence = str(caught.value)
     assert f"cannot listen on 127.0.0.1:{port}" in sentence
     assert "in use" in sentence
@@ -85,12 +85,12 @@ async def test_a_port_in_use_is_told_in_a_sentence(nursery: trio.Nursery) -> Non
 
 async def test_an_address_of_another_machine() -> None:
     with pytest.raises(SurfaceListenError, match=r"203\.0\.113\.1"):
-        await HttpServer(answer_slowly, "RPC", "[rpc] listen").run(("203.0.113.1", 1))
+        await HttpServer(answer_slowly, "RPC", "[rpc] listen").listen(("203.0.113.1", 1))
 
 
 async def test_ipv6_and_the_url(nursery: trio.Nursery) -> None:
     server = HttpServer(answer_slowly, "RPC", "[rpc] listen")
-    url = await nursery.start(server.run, ("::1", 0))
+    url = await nursery.start(server.run, await server.listen(("::1", 0)))
     assert url.startswith("http://[::1]:")
     async with httpx.AsyncClient(trust_env=False) as client:
         assert (await client.get(url)).text == "ok"
