@@ -13,7 +13,7 @@ from node.config import Config, ConsensusSection, load_config, write_config
 from node.home import Home
 from node.localnet import Localnet, find_free_addresses
 from node.testnet import NetworkPlan, NodeAddress, WrittenNode, write_network
-from tests.cli.console import Outcome, run_process
+from tests.cli.console import Console, Outcome
 
 pytestmark = pytest.mark.e2e
 
@@ -52,16 +52,18 @@ Run = Callable[..., Outcome]
 
 
 @pytest.fixture
-def run(urls: list[str], tmp_path: Path) -> Run:
+def run(
+    urls: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
     """Run a command against the first node, with a keyring of its own, as JSON."""
-
-    def run_command(*arguments: object) -> Outcome:
-        return run_process(
-            "--output", "json", "--node", urls[0], *arguments,
-            QUORATE_KEYRING=str(tmp_path / "ring"), HOME=str(tmp_path),
-        )  # fmt: skip
-
-    return run_command
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("QUORATE_NODE", urls[0])
+    monkeypatch.setenv("QUORATE_KEYRING", str(tmp_path / "ring"))
+    console = Console(monkeypatch, capsys)
+    return lambda *arguments: console("--output", "json", *arguments)
 
 
 def test_status_is_the_nodes_own(run: Run, network: Localnet) -> None:
