@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from quorate.chain.block import Block
@@ -55,15 +55,13 @@ def sign(key: PrivateKey, nonce: int, body: Body) -> bytes:
     return sign_transaction(key, Transaction(1, CHAIN_ID, key.public_key, nonce, 0, body))
 
 
-def wait_until(
-    condition: Callable[[], bool], what: str, timeout_s: float = READY_S, poll_s: float = 0.05
-) -> None:
+def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = READY_S) -> None:
     """Wait for something that a node must do; `what` is said if it does not."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
-        time.sleep(poll_s)
+        time.sleep(0.05)
 
 
 @dataclass
@@ -244,7 +242,3 @@ class Load:
                     else:
                         self.refused.append(str(result.code))
                 self._stop.wait(self.pause_s)
-
-
-def with_mempool(config: Config, **changes: int) -> Config:
-    return replace(config, mempool=replace(config.mempool, **changes))
