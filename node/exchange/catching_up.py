@@ -61,6 +61,7 @@ class _Claim:
     earliest: Height
     resting_until: float = 0.0
     failures: int = 0
+    turn: int = 0
 
 
 class CatchUp:
@@ -80,6 +81,7 @@ class CatchUp:
         self._fetched: dict[Height, FetchedBlock] = {}
         self._fetched_bytes = 0
         self._in_flight: set[int] = set()
+        self._turns = 0
         self._level_at = trio.current_time()
         self.height = Height(0)
         self.arrived = trio.Event()
@@ -184,19 +186,20 @@ class CatchUp:
         return range(first, last + 1)
 
     def _choose_peer(self, heights: range) -> PeerId | None:
-        """Return the peer that claims these heights and rested longest, or None."""
+        """Return the peer that claims these heights and was not asked for longest, or None."""
         if not heights:
             return None
         now = trio.current_time()
         able = [
-            (claim.resting_until, peer)
+            (claim.turn, peer)
             for peer, claim in self._claims.items()
             if claim.earliest <= heights[0] <= claim.height and claim.resting_until <= now
         ]
         if not able:
             return None
         peer = min(able)[1]
-        self._claims[peer].resting_until = now - 1 / (1 + len(able))
+        self._turns += 1
+        self._claims[peer].turn = self._turns
         return peer
 
     async def _fetch(self, peer: PeerId, heights: range) -> None:
