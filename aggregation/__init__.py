@@ -13,6 +13,7 @@ rule, found in `registry`, over columns of all updates (`columns`); `apply_optim
 result to the weights. One file holds one rule.
 """
 
+from aggregation.columns import UpdateColumns
 from aggregation.composition import (
     Aggregate,
     aggregate,
@@ -20,10 +21,17 @@ from aggregation.composition import (
     compute_rule_weight,
     compute_updates_min,
     is_weightable,
+    keeps_aggregate,
+    needs_seed,
     validate_rule,
 )
 from aggregation.errors import AggregationError, BoundError, RuleError, UpdateError
-from aggregation.optimizer import OptimizerStep, apply_optimizer, initial_optimizer_state
+from aggregation.optimizer import (
+    OptimizerStep,
+    apply_optimizer,
+    initial_optimizer_state,
+    validate_optimizer,
+)
 from aggregation.updates import compute_update_size, decode_update, validate_update_bytes
 
 __all__ = [
@@ -32,6 +40,7 @@ __all__ = [
     "BoundError",
     "OptimizerStep",
     "RuleError",
+    "UpdateColumns",
     "UpdateError",
     "aggregate",
     "apply_optimizer",
@@ -42,6 +51,9 @@ __all__ = [
     "decode_update",
     "initial_optimizer_state",
     "is_weightable",
+    "keeps_aggregate",
+    "needs_seed",
+    "validate_optimizer",
     "validate_rule",
     "validate_update_bytes",
 ]

@@ -35,14 +35,16 @@ SCALE_RESULT_ABS_MAX = 2**40
 """Results of `scale_rounded` are cut off here, far outside int32."""
 
 
-def divide_rounded(values: NDArray[np.int64], divisor: int) -> NDArray[np.int64]:
+def divide_rounded(
+    values: NDArray[np.int64], divisor: int | NDArray[np.int64]
+) -> NDArray[np.int64]:
     """Divide each integer by a positive one, rounding half away from zero.
 
     Parameters
     ----------
     values : int64, any shape
         |v| < 2^62 - divisor, so that twice a value plus the divisor fits. Left unchanged.
-    divisor : int
+    divisor : int, or int64 of the shape of `values`
         1 <= divisor < 2^61.
 
     Returns

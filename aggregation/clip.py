@@ -48,6 +48,7 @@ class ClippedSource:
             p and q of each update, 0 <= p <= q < 2^46; equal for one that is left as it is.
         """
         self.n_updates = source.n_updates
+        self.rows_read = source.rows_read
         self.dimension = source.dimension
         self._source = source
         self._ratios = ratios
@@ -76,9 +77,7 @@ class ClippedSource:
         return block
 
 
-def scale_down(
-    values: NDArray[np.int16], numerator: int, denominator: int
-) -> NDArray[np.int16]:
+def scale_down(values: NDArray[np.int16], numerator: int, denominator: int) -> NDArray[np.int16]:
     """Return round(v * numerator / denominator), 0 <= numerator <= denominator < 2^46."""
     return divide_rounded(values.astype(np.int64) * numerator, denominator).astype(np.int16)
 
@@ -114,9 +113,24 @@ def compute_clip_ratios(squared_norms: list[int], clip_norm: int) -> list[tuple[
         (1, 1) for an update within the bound.
     """
     if clip_norm:
-        squared_bound = clip_norm**2
-    else:
-        squared_bound = sorted(squared_norms)[(len(squared_norms) - 1) // 2]
+        return compute_ratios(squared_norms, clip_norm**2)
+    return compute_ratios(squared_norms, sorted(squared_norms)[(len(squared_norms) - 1) // 2])
+
+
+def compute_ratios(squared_norms: list[int], squared_bound: int) -> list[tuple[int, int]]:
+    """Return p and q of each update, for a bound that is given as its square.
+
+    Parameters
+    ----------
+    squared_norms : list of int, (n,)
+        Below 2^60 each.
+    squared_bound : int
+
+    Returns
+    -------
+    list of (int, int), (n,)
+        (1, 1) for an update within the bound.
+    """
     bound = isqrt(squared_bound << (2 * RATIO_FRACTION_BITS))
     return [
         (bound, isqrt(norm << (2 * RATIO_FRACTION_BITS))) if norm > squared_bound else (1, 1)

@@ -10,6 +10,7 @@ map of a stored payload serves as well as an array.
 """
 
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -30,12 +31,31 @@ BLOCK_VALUES_MAX = 1 << 22
 """A block never holds more, so that its float64 copy stays within 32 MiB for 4,096 updates."""
 
 
+class UpdateColumns(Protocol):
+    """One update whose integers can be read by slices: an array, a memory map, a stored file."""
+
+    @property
+    def dtype(self) -> np.dtype[np.int16]:
+        """The type of the integers."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(d,)."""
+
+    def __getitem__(self, columns: slice, /) -> NDArray[np.int16]:
+        """Return columns start..stop, which nobody will write to."""
+
+
 class ColumnSource(Protocol):
     """n updates of d parameters that can be read in blocks of columns."""
 
     @property
     def n_updates(self) -> int:
         """The number of updates n, at least 1."""
+
+    @property
+    def rows_read(self) -> int:
+        """How many rows a read brings into memory at once, at least n."""
 
     @property
     def dimension(self) -> int:
@@ -59,13 +79,13 @@ class ColumnSource(Protocol):
 class RowSource:
     """The caller's updates, checked once and then read in blocks."""
 
-    def __init__(self, updates: Sequence[NDArray[np.int16]]) -> None:
+    def __init__(self, updates: Sequence[UpdateColumns]) -> None:
         """Check the shapes and the integers of the updates.
 
         Parameters
         ----------
         updates : sequence of int16, (d,)
-            1..4096 arrays of one length. Kept by reference, never written to.
+            1..4096 of one length. Kept by reference, never written to.
 
         Raises
         ------
@@ -79,8 +99,8 @@ class RowSource:
                 f"a training round aggregates 1 to {UPDATES_PER_ROUND_MAX} updates,"
                 f" not {len(updates)}",
             )
-        self.n_updates = len(updates)
-        self.dimension = int(updates[0].size)
+        self.n_updates = self.rows_read = len(updates)
+        self.dimension = prod(updates[0].shape)
         if not 1 <= self.dimension <= PARAMETERS_MAX:
             raise UpdateError(
                 ErrorCode.WRONG_SHAPE,
@@ -97,7 +117,7 @@ class RowSource:
         self.saturated = sum(self._count_saturated(update) for update in self._updates)
         """How many integers of all updates are +-32767, where encoding cut them off."""
 
-    def _count_saturated(self, update: NDArray[np.int16]) -> int:
+    def _count_saturated(self, update: UpdateColumns) -> int:
         saturated = 0
         for start in range(0, self.dimension, COLUMNS_MAX):
             part = update[start : start + COLUMNS_MAX]
@@ -124,8 +144,9 @@ class RowSource:
 
 def get_block_width(source: ColumnSource) -> int:
     """Return how many columns a source's blocks have at most; depends on its shape alone."""
-    width = max(BLOCK_VALUES // source.n_updates, COLUMNS_MIN)
-    return min(width, BLOCK_VALUES_MAX // source.n_updates, COLUMNS_MAX, source.dimension)
+    width = max(BLOCK_VALUES // source.rows_read, COLUMNS_MIN)
+    width = min(width, BLOCK_VALUES_MAX // source.rows_read, COLUMNS_MAX, source.dimension)
+    return max(width, 1)
 
 
 def get_block_bounds(source: ColumnSource) -> Iterator[tuple[int, int]]:

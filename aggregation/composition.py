@@ -6,7 +6,11 @@ how a stage computes: that is the stage's own file, found through the registry.
 A rule is zero or more different pre-aggregations, then exactly one final stage. Every stage maps
 integers to int16 integers; the next sees only these. The verdict on the updates comes from `nnm`
 if it is in the composition (what follows it sees mixtures, not updates), else from the final
-stage. Clipping keeps an update's direction and gives no verdict.
+stage. Clipping keeps an update's direction and gives no verdict. Behind `bucketing`, a verdict on a
+bucket is one on each update in it.
+
+What a rule needs beside the updates of its round, a seed or the last aggregate, is an argument: the
+chain keeps it, and nothing here does.
 """
 
 from collections.abc import Sequence
@@ -18,10 +22,22 @@ from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import UINT32_MAX
 from quorate.chain.task import AggregationRule, Stage
 
-from aggregation.columns import ColumnSource, RowSource
+from aggregation.arithmetic import INT16_ABS_MAX
+from aggregation.bucketing import compute_bucket_count, compute_members_min
+from aggregation.columns import ColumnSource, RowSource, UpdateColumns
 from aggregation.errors import BoundError, RuleError, UpdateError
-from aggregation.registry import FINAL_STAGES, PRE_AGGREGATIONS, FinalStage, StageEntry
+from aggregation.registry import (
+    FINAL_STAGES,
+    PARAMETERS,
+    PRE_AGGREGATIONS,
+    FinalStage,
+    RoundInputs,
+    StageEntry,
+)
 from aggregation.verdict import Verdict
+
+_BOUNDING = frozenset({Stage.CLIP, Stage.ARC})
+"""The pre-aggregations that bound how far one update goes, and keep the updates apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +53,13 @@ class Aggregate:
         the composition: in-degree in the neighbourhoods if `nnm` is in it
         (`nnm.judge_in_degree`); else leave-one-out for `mean` (`mean.judge_leave_one_out`),
         survival for `median` and `trimmed_mean` (`trimmed_mean.judge_survival`), centrality for
-        `multi_krum` (`multi_krum.judge_centrality`).
+        `krum`, `multi_krum` and `bulyan` (`multi_krum.judge_centrality`), the share of the weight
+        for `geometric_median` (`geometric_median.judge_shares`), the clipping factor for
+        `centered_clipping` (`centered_clipping.judge_factors`).
     set_aside : tuple of bool, (n,)
         Updates that had no weight or clearly less than their share, as defined beside the score:
-        in-degree of at most f; weight 0; survival below half of the fair share; not selected.
+        in-degree of at most f; weight 0; survival below half of the fair share; not selected; less
+        than half an equal weight; less than half of the distance counted.
     saturated : int
         How many integers of the round's updates are +-32767, cut off when they were encoded.
     """
@@ -65,27 +84,32 @@ def validate_rule(rule: AggregationRule, updates_min: int) -> None:
     RuleError
         If there is not exactly one final stage, in the last place; if a pre-aggregation is
         repeated; if a parameter belongs to a stage that is absent; if the precondition of a
-        stage, n >= the bound the message names, does not hold for `updates_min`; if `mean` is
-        to tolerate hostile updates without `clip`.
+        stage, n >= the bound the message names, does not hold for `updates_min`, or behind
+        `bucketing` for the number of buckets; if `mean` is to tolerate hostile updates without
+        `clip` or `arc`.
     """
     _validate_composition(rule)
     f = rule.num_byzantine
+    count = updates_min
     for stage in rule.stages:
         entry = _get_entry(stage)
         bound = entry.compute_updates_min(f)
-        if updates_min < bound:
+        if count < bound:
+            bucketed = "" if count == updates_min else f", of which bucketing makes {count}"
             raise RuleError(
                 f"{stage} needs n >= {entry.bound} = {bound} updates in a training round"
-                f" (num_byzantine is {f}), but the minimum is {updates_min}"
+                f" (num_byzantine is {f}), but the minimum is {updates_min}{bucketed}"
             )
-    if Stage.MEAN in rule.stages and Stage.CLIP not in rule.stages and f > 0:
+        if stage is Stage.BUCKETING:
+            count = compute_bucket_count(count, rule.bucket_size)
+    if rule.stages[-1] is Stage.MEAN and f > 0 and not _BOUNDING & set(rule.stages):
         raise RuleError(
             f"mean tolerates no hostile update, but num_byzantine is {f}:"
-            " set it to 0, put clip in front, or choose another final stage"
+            " set it to 0, put clip or arc in front, or choose another final stage"
         )
-    if rule.selected > updates_min - f:
+    if rule.selected > count - f:
         raise RuleError(
-            f"multi_krum needs selected <= n - num_byzantine = {updates_min - f},"
+            f"multi_krum needs selected <= n - num_byzantine = {count - f},"
             f" but selected is {rule.selected}"
         )
 
@@ -107,10 +131,11 @@ def _validate_composition(rule: AggregationRule) -> None:
     for index, stage in enumerate(front):
         if stage in front[:index]:
             raise RuleError(f"{stage} stands in the rule twice")
-    if rule.selected and Stage.MULTI_KRUM not in rule.stages:
-        raise RuleError("selected is a parameter of multi_krum, which is not in the rule")
-    if rule.clip_norm and Stage.CLIP not in rule.stages:
-        raise RuleError("clip_norm is a parameter of clip, which is not in the rule")
+    for name, stages in PARAMETERS.items():
+        if getattr(rule, name) and not set(stages) & set(rule.stages):
+            raise RuleError(
+                f"{name} is a parameter of {' and '.join(stages)}, which is not in the rule"
+            )
 
 
 def _get_entry(stage: Stage) -> StageEntry:
@@ -121,13 +146,28 @@ def _get_entry(stage: Stage) -> StageEntry:
 
 def compute_updates_min(rule: AggregationRule) -> int:
     """Return the smallest number of updates that satisfies every stage of a valid rule."""
-    bounds = [_get_entry(stage).compute_updates_min(rule.num_byzantine) for stage in rule.stages]
-    return max(*bounds, rule.selected + rule.num_byzantine, 1)
+    needed = max(rule.selected + rule.num_byzantine, 1)
+    for stage in reversed(rule.stages):
+        if stage is Stage.BUCKETING:
+            needed = compute_members_min(needed, rule.bucket_size)
+        needed = max(needed, _get_entry(stage).compute_updates_min(rule.num_byzantine))
+    return needed
 
 
 def is_weightable(rule: AggregationRule) -> bool:
-    """Return whether example counts can weigh the updates: `mean`, with or without `clip`."""
-    return Stage.NNM not in rule.stages and FINAL_STAGES[rule.stages[-1]].is_weightable
+    """Return whether example counts can weigh the updates: `mean`, with or without clipping."""
+    *front, last = rule.stages
+    return FINAL_STAGES[last].is_weightable and _BOUNDING.issuperset(front)
+
+
+def needs_seed(rule: AggregationRule) -> bool:
+    """Return whether a stage permutes the updates, so that `aggregate` must be given a seed."""
+    return Stage.BUCKETING in rule.stages
+
+
+def keeps_aggregate(rule: AggregationRule) -> bool:
+    """Return whether `aggregate` must be given the last training round's aggregate."""
+    return Stage.CENTERED_CLIPPING in rule.stages
 
 
 def compute_rule_weight(rule: AggregationRule) -> int:
@@ -158,8 +198,11 @@ def compute_cost(rule: AggregationRule, n_updates: int, dimension: int) -> int:
 
 def aggregate(
     rule: AggregationRule,
-    updates: Sequence[NDArray[np.int16]],
+    updates: Sequence[UpdateColumns],
     example_counts: Sequence[int] | None = None,
+    *,
+    seed: bytes | None = None,
+    previous: NDArray[np.int16] | None = None,
 ) -> Aggregate:
     """Aggregate the updates of one training round.
 
@@ -168,9 +211,15 @@ def aggregate(
     rule : AggregationRule
     updates : sequence of int16, (d,)
         In canonical order, by participant address: ties are broken by index. Values in +-32767.
-        Never changed.
+        Never changed. Arrays, or whatever else gives its columns by slices (`UpdateColumns`).
     example_counts : sequence of int, (n,), optional
         0..2^32 - 1 each; the weights of the updates, for a rule that `is_weightable`.
+    seed : bytes, optional
+        What a rule that `needs_seed` permutes by: the hash of a block before the one that
+        aggregates, so that no participant could choose its place.
+    previous : int16, (d,), optional
+        The aggregate of the task's last training round, for a rule that `keeps_aggregate`; zeros
+        in the first one. Never changed.
 
     Returns
     -------
@@ -184,23 +233,63 @@ def aggregate(
     UpdateError
         If the updates are none, too many, of different lengths, not int16, or contain -32768; if
         the example counts are not one per update or leave their range.
+    BoundError
+        If the seed or the last aggregate is missing, or given to a rule without use for it, or
+        the last aggregate is not a vector of d integers in +-32767.
     """
     source: ColumnSource
     source = rows = RowSource(updates)
     validate_rule(rule, source.n_updates)
     if example_counts is not None:
         _validate_example_counts(rule, example_counts, source.n_updates)
+    _validate_kept(rule, source.dimension, seed, previous)
+    inputs = RoundInputs(rule, example_counts, seed or b"", previous)
     verdict: Verdict | None = None
+    places = list(range(source.n_updates))
     for stage in rule.stages[:-1]:
-        source, judged = PRE_AGGREGATIONS[stage].run(source, rule)
-        verdict = judged or verdict
+        result = PRE_AGGREGATIONS[stage].run(source, inputs)
+        verdict = verdict or _spread(result.verdict, places)
+        source = result.source
+        if result.places is not None:
+            places = [result.places[place] for place in places]
     final: FinalStage = FINAL_STAGES[rule.stages[-1]]
-    vector, judged = final.run(source, rule, example_counts, verdict is None)
-    verdict = verdict or judged
+    vector, judged = final.run(source, inputs, verdict is None)
+    verdict = verdict or _spread(judged, places)
     if verdict is None:
         raise BoundError(f"no stage of {rule.stages} judged the updates")
     vector.flags.writeable = False
     return Aggregate(vector, verdict.scores, verdict.set_aside, rows.saturated)
+
+
+def _spread(verdict: Verdict | None, places: Sequence[int]) -> Verdict | None:
+    """Return the verdict on the updates, given one on the rows they went into."""
+    if verdict is None:
+        return None
+    return Verdict(
+        tuple(verdict.scores[place] for place in places),
+        tuple(verdict.set_aside[place] for place in places),
+    )
+
+
+def _validate_kept(
+    rule: AggregationRule,
+    dimension: int,
+    seed: bytes | None,
+    previous: NDArray[np.int16] | None,
+) -> None:
+    if needs_seed(rule) is not bool(seed):
+        raise BoundError(f"{' > '.join(rule.stages)} was called with the seed {seed!r}")
+    if keeps_aggregate(rule) is not (previous is not None):
+        raise BoundError(f"{' > '.join(rule.stages)} keeps its aggregate, or was given one")
+    if previous is None:
+        return
+    if previous.dtype != np.int16 or previous.shape != (dimension,):
+        raise BoundError(
+            f"the last aggregate is {previous.dtype} of shape {previous.shape};"
+            f" expected int16 of shape ({dimension},)"
+        )
+    if int(previous.min()) < -INT16_ABS_MAX:
+        raise BoundError("the last aggregate contains -32768, which no rule computes")
 
 
 def _validate_example_counts(
@@ -209,7 +298,7 @@ def _validate_example_counts(
     if not is_weightable(rule):
         raise RuleError(
             f"{' > '.join(rule.stages)} ignores example counts; only mean, with or without clip"
-            " in front, weighs updates by them"
+            " or arc in front, weighs updates by them"
         )
     if len(example_counts) != n_updates:
         raise UpdateError(

@@ -43,6 +43,7 @@ class MixedSource:
             n - f, the size of every neighbourhood.
         """
         self.n_updates = source.n_updates
+        self.rows_read = source.rows_read
         self.dimension = source.dimension
         self._source = source
         self._selection = neighbourhoods.astype(np.float64)

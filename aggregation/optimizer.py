@@ -1,11 +1,11 @@
 """From an aggregate to the next weights: applying a server optimizer tensor by tensor.
 
 Owns the layout of weights and of optimizer state in bytes, the clamping of weights, and the table
-of server optimizers (Adam, Yogi and Adagrad will have their entries in it). Never knows how a step
-is computed: that is the optimizer's own file.
+of server optimizers. Never knows how a step is computed: that is the optimizer's own file.
 
 Layout: weights are little-endian int32, tensor after tensor in the order of the task, without
-padding. The state of `sgd` is empty; that of `momentum` is one little-endian int64 per parameter.
+padding. State is little-endian int64: none for `sgd`; the velocities for `momentum`; all first
+moments, then all second moments, for `adagrad`, `adam` and `yogi`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,16 +17,27 @@ import numpy as np
 from numpy.typing import NDArray
 from quorate.chain.task import OptimizerName, ServerOptimizer, TensorSpec
 
+from aggregation.adagrad import compute_adagrad_moment
+from aggregation.adam import compute_adam_moment
 from aggregation.arithmetic import INT16_ABS_MAX, INT32_MAX, INT32_MIN
-from aggregation.errors import BoundError
+from aggregation.errors import BoundError, RuleError
+from aggregation.moments import compute_adaptive_step, compute_first_moment, compute_start
 from aggregation.momentum import compute_momentum_step, compute_velocity
 from aggregation.sgd import compute_sgd_step
+from aggregation.yogi import compute_yogi_moment
 
 WEIGHT_BYTES = 4
-STATE_BYTES_PER_PARAMETER: Mapping[OptimizerName, int] = MappingProxyType({
-    OptimizerName.SGD: 0,
-    OptimizerName.MOMENTUM: 8,
-})
+STATE_BYTES_PER_PARAMETER: Mapping[OptimizerName, int] = MappingProxyType(
+    {
+        OptimizerName.SGD: 0,
+        OptimizerName.MOMENTUM: 8,
+        OptimizerName.ADAGRAD: 16,
+        OptimizerName.ADAM: 16,
+        OptimizerName.YOGI: 16,
+    }
+)
+_ADAPTIVE = frozenset({OptimizerName.ADAGRAD, OptimizerName.ADAM, OptimizerName.YOGI})
+_DECAYING = frozenset({OptimizerName.ADAM, OptimizerName.YOGI})
 _PART_PARAMETERS = 1 << 16
 
 
@@ -49,20 +60,47 @@ class OptimizerStep:
     clamped: int
 
 
-def initial_optimizer_state(optimizer: ServerOptimizer, dimension: int) -> bytes:
-    """Return the state before the first step: all zeros.
+def validate_optimizer(optimizer: ServerOptimizer) -> None:
+    """Check that an optimizer has the parameters it needs, and no others.
+
+    Raises
+    ------
+    RuleError
+        If one is missing, or one is set that the optimizer does not read.
+    """
+    name = optimizer.name
+    if optimizer.momentum and name is OptimizerName.SGD:
+        raise RuleError(f"{name} has no momentum: set it to 0")
+    if optimizer.second_moment_decay and name not in _DECAYING:
+        raise RuleError(f"{name} has no second_moment_decay: set it to 0")
+    if optimizer.adaptivity and name not in _ADAPTIVE:
+        raise RuleError(f"{name} has no adaptivity: set it to 0")
+    if not optimizer.adaptivity and name in _ADAPTIVE:
+        raise RuleError(f"{name} needs a positive adaptivity, for example 0.001")
+
+
+def initial_optimizer_state(optimizer: ServerOptimizer, tensors: Sequence[TensorSpec]) -> bytes:
+    """Return the state before the first step: zeros, but for the adaptive ones' second moments.
 
     Parameters
     ----------
     optimizer : ServerOptimizer
-    dimension : int
-        The number of parameters d.
+        Valid.
+    tensors : sequence of TensorSpec
+        The task's tensors, in order; their sizes add up to d.
 
     Returns
     -------
     bytes, STATE_BYTES_PER_PARAMETER[name] * d
     """
-    return bytes(STATE_BYTES_PER_PARAMETER[optimizer.name] * dimension)
+    dimension = sum(tensor.size for tensor in tensors)
+    if optimizer.name not in _ADAPTIVE:
+        return bytes(STATE_BYTES_PER_PARAMETER[optimizer.name] * dimension)
+    second = b"".join(
+        compute_start(optimizer, tensor.update_fraction_bits).to_bytes(8, "little") * tensor.size
+        for tensor in tensors
+    )
+    return bytes(8 * dimension) + second
 
 
 def apply_optimizer(
@@ -99,23 +137,42 @@ def apply_optimizer(
     dimension = sum(tensor.size for tensor in tensors)
     _validate_lengths(optimizer, dimension, weights, state, aggregate)
     following = np.frombuffer(weights, np.dtype("<i4")).copy()
-    following_state = np.frombuffer(state, np.dtype("<i8")).copy()
+    following_state = np.frombuffer(state, np.dtype("<i8")).reshape(-1, dimension).copy()
     clamped = 0
-    for start, stop, scale_bits in _get_parts(tensors):
-        part = aggregate[start:stop]
-        match optimizer.name:
-            case OptimizerName.SGD:
-                step = compute_sgd_step(optimizer, part, scale_bits)
-            case OptimizerName.MOMENTUM:
-                velocity = compute_velocity(optimizer, following_state[start:stop], part)
-                following_state[start:stop] = velocity
-                step = compute_momentum_step(optimizer, velocity, scale_bits)
-            case _:
-                assert_never(optimizer.name)
+    for start, stop, tensor in _get_parts(tensors):
+        step = _compute_step(
+            optimizer, tensor, following_state[:, start:stop], aggregate[start:stop]
+        )
         step += following[start:stop]
         clamped += int(np.count_nonzero((step < INT32_MIN) | (step > INT32_MAX)))
         following[start:stop] = np.clip(step, INT32_MIN, INT32_MAX)
     return OptimizerStep(following.tobytes(), following_state.tobytes(), clamped)
+
+
+def _compute_step(
+    optimizer: ServerOptimizer,
+    tensor: TensorSpec,
+    state: NDArray[np.int64],
+    update: NDArray[np.int16],
+) -> NDArray[np.int64]:
+    """Return what is added to the weights of a part of a tensor, and renew its state in place."""
+    weight_bits, update_bits = tensor.weight_fraction_bits, tensor.update_fraction_bits
+    match optimizer.name:
+        case OptimizerName.SGD:
+            return compute_sgd_step(optimizer, update, weight_bits - update_bits)
+        case OptimizerName.MOMENTUM:
+            state[0] = compute_velocity(optimizer, state[0], update)
+            return compute_momentum_step(optimizer, state[0], weight_bits - update_bits)
+        case OptimizerName.ADAGRAD:
+            state[1] = compute_adagrad_moment(state[1], update)
+        case OptimizerName.ADAM:
+            state[1] = compute_adam_moment(optimizer, state[1], update)
+        case OptimizerName.YOGI:
+            state[1] = compute_yogi_moment(optimizer, state[1], update)
+        case _:
+            assert_never(optimizer.name)
+    state[0] = compute_first_moment(optimizer, state[0], update)
+    return compute_adaptive_step(optimizer, state[0], state[1], weight_bits, update_bits)
 
 
 def _validate_lengths(
@@ -145,12 +202,11 @@ def _validate_lengths(
         raise BoundError("the aggregate contains -32768, which no rule computes")
 
 
-def _get_parts(tensors: Sequence[TensorSpec]) -> Iterator[tuple[int, int, int]]:
-    """Yield (start, stop, weight minus update fraction bits) of parts that share their scales."""
+def _get_parts(tensors: Sequence[TensorSpec]) -> Iterator[tuple[int, int, TensorSpec]]:
+    """Yield (start, stop, tensor) of parts that share their scales."""
     offset = 0
     for tensor in tensors:
-        scale_bits = tensor.weight_fraction_bits - tensor.update_fraction_bits
         end = offset + tensor.size
         for start in range(offset, end, _PART_PARAMETERS):
-            yield start, min(start + _PART_PARAMETERS, end), scale_bits
+            yield start, min(start + _PART_PARAMETERS, end), tensor
         offset = end

@@ -48,6 +48,31 @@ def keep_middle(block: NDArray[np.int16], drop: int) -> list[NDArray[np.int16]]:
     return _keep_middle_exchanged(block, drop)
 
 
+def sort_columns(block: NDArray[np.int16]) -> list[NDArray[np.int16]]:
+    """Return the rows of a block in which each column ascends.
+
+    Parameters
+    ----------
+    block : int16, (n, columns)
+        Contiguous; overwritten.
+
+    Returns
+    -------
+    list of int16, (columns,)
+        n rows.
+    """
+    if block.shape[0] > NETWORK_ROWS_MAX:
+        return _keep_middle_sorted(block, 0)
+    rows = list(block)
+    spare = np.empty(block.shape[1], np.int16)
+    for low, high in get_sorting_network(len(rows)):
+        first, second = rows[low], rows[high]
+        np.minimum(first, second, out=spare)
+        np.maximum(first, second, out=second)
+        rows[low], spare = spare, first
+    return rows
+
+
 def _keep_middle_sorted(block: NDArray[np.int16], drop: int) -> list[NDArray[np.int16]]:
     columns = np.ascontiguousarray(block.T)
     columns.sort(axis=1, kind="stable")
@@ -100,7 +125,8 @@ def get_selection_network(rows: int, drop: int) -> tuple[Exchange, ...]:
     return tuple(reversed(network))
 
 
-def get_sorting_network(rows: int) -> list[tuple[int, int]]:
+@lru_cache(maxsize=NETWORKS_CACHED_MAX)
+def get_sorting_network(rows: int) -> tuple[tuple[int, int], ...]:
     """Return the comparisons (i, j), i < j, of Batcher's merge exchange for any number of rows."""
     network: list[tuple[int, int]] = []
     merged = 1
@@ -115,4 +141,4 @@ def get_sorting_network(rows: int) -> list[tuple[int, int]]:
                 )
             distance //= 2
         merged *= 2
-    return network
+    return tuple(network)

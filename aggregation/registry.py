@@ -2,9 +2,8 @@
 
 Owns that table. Never composes stages and reads no update itself.
 
-To add a rule, write its file and one entry here; nothing else in the package changes. The table is
-where Krum's relatives (Bulyan), centered clipping, the geometric median, bucketing and ARC
-clipping will have their entries; `aggregation.optimizer` has its own for the server optimizers.
+To add a rule, write its file and one entry here; nothing else in the package changes. Server
+optimizers have a table of their own in `aggregation.optimizer`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,8 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 from quorate.chain.task import AggregationRule, Stage
 
+from aggregation.arc import clip_adaptively
+from aggregation.bucketing import bucket_updates
+from aggregation.bulyan import aggregate_bulyan
+from aggregation.centered_clipping import aggregate_centered_clipping
 from aggregation.clip import clip
 from aggregation.columns import ColumnSource
+from aggregation.errors import BoundError
+from aggregation.geometric_median import aggregate_geometric_median
+from aggregation.krum import aggregate_krum
 from aggregation.mean import aggregate_mean
 from aggregation.median import aggregate_median
 from aggregation.multi_krum import aggregate_multi_krum
@@ -24,15 +30,49 @@ from aggregation.nnm import mix_nearest_neighbours
 from aggregation.trimmed_mean import aggregate_trimmed_mean
 from aggregation.verdict import Verdict
 
-RunPreAggregation = Callable[
-    [ColumnSource, AggregationRule], tuple[ColumnSource, Verdict | None]
-]
-"""n updates in, n updates out, and a verdict if the stage has one."""
-RunFinal = Callable[
-    [ColumnSource, AggregationRule, Sequence[int] | None, bool],
-    tuple[NDArray[np.int16], Verdict | None],
-]
-"""Source, rule, example counts, whether a verdict is wanted; vector and verdict."""
+
+@dataclass(frozen=True, slots=True)
+class RoundInputs:
+    """What stages are given beside the updates.
+
+    Attributes
+    ----------
+    rule : AggregationRule
+        Valid for the round.
+    example_counts : sequence of int, (n,), or None
+    seed : bytes
+        Present if a stage of the rule needs it.
+    previous : int16, (d,), or None
+        The last aggregate; present if a stage of the rule needs it.
+    """
+
+    rule: AggregationRule
+    example_counts: Sequence[int] | None = None
+    seed: bytes = b""
+    previous: NDArray[np.int16] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PreAggregated:
+    """What a pre-aggregation results in.
+
+    Attributes
+    ----------
+    source : ColumnSource
+    verdict : Verdict or None
+        On the updates it was given.
+    places : list of int or None
+        The row of `source` that each update it was given went into; None: its own.
+    """
+
+    source: ColumnSource
+    verdict: Verdict | None = None
+    places: list[int] | None = None
+
+
+RunPreAggregation = Callable[[ColumnSource, RoundInputs], PreAggregated]
+RunFinal = Callable[[ColumnSource, RoundInputs, bool], tuple[NDArray[np.int16], Verdict | None]]
+"""Source, inputs, whether a verdict is wanted; vector and verdict."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,50 +123,103 @@ class FinalStage(StageEntry):
     is_weightable: bool = False
 
 
-def _run_clip(
-    source: ColumnSource, rule: AggregationRule
-) -> tuple[ColumnSource, Verdict | None]:
-    return clip(source, rule.clip_norm), None
+def _run_clip(source: ColumnSource, inputs: RoundInputs) -> PreAggregated:
+    return PreAggregated(clip(source, inputs.rule.clip_norm))
 
 
-def _run_nnm(
-    source: ColumnSource, rule: AggregationRule
-) -> tuple[ColumnSource, Verdict | None]:
-    return mix_nearest_neighbours(source, rule.num_byzantine)
+def _run_arc(source: ColumnSource, inputs: RoundInputs) -> PreAggregated:
+    return PreAggregated(clip_adaptively(source, inputs.rule.num_byzantine))
+
+
+def _run_nnm(source: ColumnSource, inputs: RoundInputs) -> PreAggregated:
+    return PreAggregated(*mix_nearest_neighbours(source, inputs.rule.num_byzantine))
+
+
+def _run_bucketing(source: ColumnSource, inputs: RoundInputs) -> PreAggregated:
+    bucketed, places = bucket_updates(source, inputs.rule.bucket_size, inputs.seed)
+    return PreAggregated(bucketed, places=places)
 
 
 def _run_mean(
-    source: ColumnSource, _rule: AggregationRule, counts: Sequence[int] | None, is_judging: bool
+    source: ColumnSource, inputs: RoundInputs, is_judging: bool
 ) -> tuple[NDArray[np.int16], Verdict | None]:
-    return aggregate_mean(source, counts, is_judging=is_judging)
+    return aggregate_mean(source, inputs.example_counts, is_judging=is_judging)
 
 
 def _run_median(
-    source: ColumnSource, rule: AggregationRule, _counts: Sequence[int] | None, is_judging: bool
+    source: ColumnSource, inputs: RoundInputs, is_judging: bool
 ) -> tuple[NDArray[np.int16], Verdict | None]:
-    return aggregate_median(source, rule.num_byzantine, is_judging=is_judging)
+    return aggregate_median(source, inputs.rule.num_byzantine, is_judging=is_judging)
 
 
 def _run_trimmed_mean(
-    source: ColumnSource, rule: AggregationRule, _counts: Sequence[int] | None, is_judging: bool
+    source: ColumnSource, inputs: RoundInputs, is_judging: bool
 ) -> tuple[NDArray[np.int16], Verdict | None]:
-    return aggregate_trimmed_mean(source, rule.num_byzantine, is_judging=is_judging)
+    return aggregate_trimmed_mean(source, inputs.rule.num_byzantine, is_judging=is_judging)
+
+
+def _run_krum(
+    source: ColumnSource, inputs: RoundInputs, _is_judging: bool
+) -> tuple[NDArray[np.int16], Verdict | None]:
+    return aggregate_krum(source, inputs.rule.num_byzantine)
 
 
 def _run_multi_krum(
-    source: ColumnSource, rule: AggregationRule, _counts: Sequence[int] | None, _is_judging: bool
+    source: ColumnSource, inputs: RoundInputs, _is_judging: bool
 ) -> tuple[NDArray[np.int16], Verdict | None]:
-    return aggregate_multi_krum(source, rule.num_byzantine, rule.selected)
+    return aggregate_multi_krum(source, inputs.rule.num_byzantine, inputs.rule.selected)
 
 
-PRE_AGGREGATIONS: Mapping[Stage, PreAggregation] = MappingProxyType({
-    Stage.CLIP: PreAggregation(2, 1, weight=1, run=_run_clip),
-    Stage.NNM: PreAggregation(2, 1, weight=3, run=_run_nnm),
-})
-FINAL_STAGES: Mapping[Stage, FinalStage] = MappingProxyType({
-    # The mean's own precondition, no hostile update unless clipped, is not a bound on n.
-    Stage.MEAN: FinalStage(0, 1, weight=1, run=_run_mean, is_weightable=True),
-    Stage.MEDIAN: FinalStage(2, 1, weight=2, run=_run_median),
-    Stage.TRIMMED_MEAN: FinalStage(2, 1, weight=2, run=_run_trimmed_mean),
-    Stage.MULTI_KRUM: FinalStage(2, 3, weight=2, run=_run_multi_krum),
-})
+def _run_bulyan(
+    source: ColumnSource, inputs: RoundInputs, _is_judging: bool
+) -> tuple[NDArray[np.int16], Verdict | None]:
+    return aggregate_bulyan(source, inputs.rule.num_byzantine)
+
+
+def _run_geometric_median(
+    source: ColumnSource, inputs: RoundInputs, is_judging: bool
+) -> tuple[NDArray[np.int16], Verdict | None]:
+    return aggregate_geometric_median(source, inputs.rule.iterations, is_judging=is_judging)
+
+
+def _run_centered_clipping(
+    source: ColumnSource, inputs: RoundInputs, _is_judging: bool
+) -> tuple[NDArray[np.int16], Verdict | None]:
+    if inputs.previous is None:
+        raise BoundError("centered_clipping was called without the last aggregate")
+    rule = inputs.rule
+    return aggregate_centered_clipping(source, inputs.previous, rule.radius, rule.iterations)
+
+
+PRE_AGGREGATIONS: Mapping[Stage, PreAggregation] = MappingProxyType(
+    {
+        Stage.CLIP: PreAggregation(2, 1, weight=1, run=_run_clip),
+        Stage.ARC: PreAggregation(2, 1, weight=1, run=_run_arc),
+        Stage.NNM: PreAggregation(2, 1, weight=3, run=_run_nnm),
+        # Its precondition is that of the stages behind it, for the number of buckets.
+        Stage.BUCKETING: PreAggregation(0, 1, weight=1, run=_run_bucketing),
+    }
+)
+FINAL_STAGES: Mapping[Stage, FinalStage] = MappingProxyType(
+    {
+        # The mean's own precondition, no hostile update unless clipped, is not a bound on n.
+        Stage.MEAN: FinalStage(0, 1, weight=1, run=_run_mean, is_weightable=True),
+        Stage.MEDIAN: FinalStage(2, 1, weight=2, run=_run_median),
+        Stage.TRIMMED_MEAN: FinalStage(2, 1, weight=2, run=_run_trimmed_mean),
+        Stage.KRUM: FinalStage(2, 3, weight=2, run=_run_krum),
+        Stage.MULTI_KRUM: FinalStage(2, 3, weight=2, run=_run_multi_krum),
+        Stage.BULYAN: FinalStage(4, 3, weight=4, run=_run_bulyan),
+        Stage.GEOMETRIC_MEDIAN: FinalStage(2, 1, weight=3, run=_run_geometric_median),
+        Stage.CENTERED_CLIPPING: FinalStage(2, 1, weight=3, run=_run_centered_clipping),
+    }
+)
+PARAMETERS: Mapping[str, tuple[Stage, ...]] = MappingProxyType(
+    {
+        "clip_norm": (Stage.CLIP,),
+        "selected": (Stage.MULTI_KRUM,),
+        "bucket_size": (Stage.BUCKETING,),
+        "iterations": (Stage.GEOMETRIC_MEDIAN, Stage.CENTERED_CLIPPING),
+        "radius": (Stage.CENTERED_CLIPPING,),
+    }
+)
+"""Which stages read a parameter of a rule; in a rule without them it must be 0."""

@@ -66,9 +66,7 @@ def compute_rows_mean(rows: list[NDArray[np.int16]]) -> NDArray[np.int32]:
     return divide_rounded_int32(total, len(rows))
 
 
-def count_within(
-    block: NDArray[np.int16], kept: list[NDArray[np.int16]]
-) -> NDArray[np.int64]:
+def count_within(block: NDArray[np.int16], kept: list[NDArray[np.int16]]) -> NDArray[np.int64]:
     """Count, per update, the columns in which its value lies within the range of the kept ones.
 
     Parameters

@@ -70,9 +70,7 @@ def decode_update(
     return update
 
 
-def validate_update_bytes(
-    payload: bytes | memoryview, codec: UpdateCodec, dimension: int
-) -> None:
+def validate_update_bytes(payload: bytes | memoryview, codec: UpdateCodec, dimension: int) -> None:
     """Check what `decode_update` checks, for a caller that does not need the integers yet.
 
     Raises

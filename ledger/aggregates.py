@@ -10,13 +10,21 @@ from functools import cached_property
 from hashlib import sha256
 from typing import Protocol
 
+import numpy as np
 from quorate.chain.codec import encode
 from quorate.chain.errors import PendingError
 from quorate.chain.ids import NO_HASH, Address, Hash
 from quorate.chain.task import AggregationRule, ServerOptimizer, TensorSpec, UpdateCodec
 from quorate.chain.weights import compute_weights_root
 
-from aggregation import aggregate, apply_optimizer, decode_update
+from aggregation import (
+    aggregate,
+    apply_optimizer,
+    decode_update,
+    initial_optimizer_state,
+    keeps_aggregate,
+    needs_seed,
+)
 from ledger.context import PayloadSource
 
 
@@ -40,8 +48,11 @@ class AggregateInputs:
     training_round : int
     rule, optimizer, tensors
         Of the task's specification.
+    seed : bytes, 32
+        What a rule that permutes the updates does so by.
     base_weights_root, base_weights_hash, optimizer_root, optimizer_hash : bytes, 32
-        The weights and the optimizer's state before; `optimizer_hash` is empty for an empty state.
+        The weights and the state before; `optimizer_hash` is empty for an empty state. The state
+        is that of `make_initial_state`.
     updates : tuple of AggregateUpdate
         In canonical order: by participant's address.
     is_weighted : bool
@@ -51,6 +62,7 @@ class AggregateInputs:
     task_id: Hash
     training_round: int
     rule: AggregationRule
+    seed: Hash
     optimizer: ServerOptimizer
     tensors: tuple[TensorSpec, ...]
     base_weights_root: Hash
@@ -77,17 +89,16 @@ class AggregateInputs:
         """What the result may be cached by.
 
         The task's id stands for its rule, optimizer and tensors, which never change. The block
-        is no part of it, so that a new consensus round does not repeat the work.
+        is no part of it, so that a new consensus round does not repeat the work; nor is the seed,
+        unless the rule reads it.
         """
         updates = tuple(
             (u.participant, u.payload_hash, u.codec, u.example_count if self.is_weighted else 1)
             for u in self.updates
         )
-        return Hash(
-            sha256(
-                encode((self.task_id, self.base_weights_root, self.optimizer_root, updates))
-            ).digest()
-        )
+        seed = self.seed if needs_seed(self.rule) else NO_HASH
+        roots = (self.base_weights_root, self.optimizer_root)
+        return Hash(sha256(encode((self.task_id, *roots, seed, updates))).digest())
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ class AggregateOutput:
     Attributes
     ----------
     weights, optimizer_state : bytes
-        The next weights, little-endian int32, and the optimizer's next state.
+        The next weights, little-endian int32, and the next state, of `make_initial_state`'s layout.
     weights_root, optimizer_root : bytes, 32
         Their Merkle roots over chunks.
     weights_hash, optimizer_hash : bytes, 32
@@ -166,27 +177,54 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
         for update in inputs.updates
     ]
     counts = [update.example_count for update in inputs.updates] if inputs.is_weighted else None
-    result = aggregate(inputs.rule, vectors, counts)
     has_state = inputs.optimizer_hash != NO_HASH
+    state = bytes(present[inputs.optimizer_hash]) if has_state else b""
+    kept_bytes = _compute_kept_bytes(inputs.rule, dimension)
+    result = aggregate(
+        inputs.rule,
+        vectors,
+        counts,
+        seed=inputs.seed if needs_seed(inputs.rule) else None,
+        previous=np.frombuffer(state[:kept_bytes], "<i2").astype(np.int16) if kept_bytes else None,
+    )
     step = apply_optimizer(
         inputs.optimizer,
         inputs.tensors,
         bytes(present[inputs.base_weights_hash]),
-        bytes(present[inputs.optimizer_hash]) if has_state else b"",
+        state[kept_bytes:],
         result.vector,
     )
+    kept = result.vector.astype("<i2").tobytes() if kept_bytes else b""
+    following_state = kept + step.state
     return AggregateOutput(
         step.weights,
         compute_weights_root(step.weights),
         compute_content_hash(step.weights),
-        step.state,
-        compute_weights_root(step.state),
-        compute_content_hash(step.state) if step.state else NO_HASH,
+        following_state,
+        compute_weights_root(following_state),
+        compute_content_hash(following_state) if following_state else NO_HASH,
         result.scores,
         result.set_aside,
         result.saturated,
         step.clamped,
     )
+
+
+def make_initial_state(
+    rule: AggregationRule, optimizer: ServerOptimizer, tensors: tuple[TensorSpec, ...]
+) -> bytes:
+    """Return what a task's first training round starts from, beside its weights.
+
+    First the aggregate that the rule keeps, as little-endian int16, zeros here, if it keeps one;
+    then the server optimizer's state. The model root commits to both as one.
+    """
+    dimension = sum(tensor.size for tensor in tensors)
+    kept = bytes(_compute_kept_bytes(rule, dimension))
+    return kept + initial_optimizer_state(optimizer, tensors)
+
+
+def _compute_kept_bytes(rule: AggregationRule, dimension: int) -> int:
+    return 2 * dimension if keeps_aggregate(rule) else 0
 
 
 def compute_content_hash(data: bytes | memoryview) -> Hash:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from quorate.chain.evidence import DuplicateVoteEvidence
-from quorate.chain.ids import Address, Hash
+from quorate.chain.ids import NO_HASH, Address, Hash
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.validators import ValidatorSet
 
@@ -30,6 +30,8 @@ class BlockContext:
         In force at this height.
     evidence : tuple of DuplicateVoteEvidence
         Of this block; verified by the caller, its age included.
+    last_block_hash : bytes, 32
+        Of the block before this one; empty at the initial height.
     """
 
     chain_id: str
@@ -39,6 +41,7 @@ class BlockContext:
     validators: ValidatorSet
     parameters: ConsensusParameters
     evidence: tuple[DuplicateVoteEvidence, ...] = ()
+    last_block_hash: Hash = NO_HASH
 
 
 class PayloadSource(Protocol):

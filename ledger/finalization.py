@@ -4,7 +4,7 @@ Owns who may carry it, and takes the result over. Never computes it: the aggrega
 or the block has no verdict yet.
 """
 
-from quorate.chain.errors import ErrorCode, TransactionError
+from quorate.chain.errors import ErrorCode, InvariantError, TransactionError
 from quorate.chain.ids import Address
 from quorate.chain.transaction import FinalizeTrainingRound
 
@@ -50,7 +50,9 @@ def apply_finalize_training_round(env: Environment, body: FinalizeTrainingRound)
         If the result is being computed; then nothing has changed.
     """
     task = env.get_task(body.task_id)
+    if task.frozen is None:
+        raise InvariantError("a training round that is not frozen was to take over a result")
     spec = env.view.get_task_spec(body.task_id)
     updates = get_updates(env.view, body.task_id, task)
-    inputs = make_aggregate_inputs(body.task_id, task, spec, updates)
+    inputs = make_aggregate_inputs(body.task_id, task, spec, updates, task.frozen.seed)
     finalize_training_round(env, body.task_id, task, get_aggregate(env, inputs))

@@ -199,7 +199,8 @@ def get_frozen_inputs(state: State, task_id: Hash) -> AggregateInputs | None:
     task, spec = state.get_task(task_id), state.get_task_spec(task_id)
     if task is None or spec is None or task.frozen is None:
         return None
-    return make_aggregate_inputs(task_id, task, spec, get_updates(state, task_id, task))
+    updates = get_updates(state, task_id, task)
+    return make_aggregate_inputs(task_id, task, spec, updates, task.frozen.seed)
 
 
 def _get_evaluations(state: State, task_id: Hash, task: TaskRecord) -> tuple[EvaluationRecord, ...]:

@@ -75,10 +75,14 @@ class MemberRecord(Record, frozen=True, tag=RECORD_VERSION):
 
 
 class FrozenRound(Record, frozen=True):
-    """A training round whose set is fixed and whose aggregate is being computed."""
+    """A training round whose set is fixed and whose aggregate is being computed.
+
+    `seed` is that of the block that sealed it; see `rounds.compute_seed`.
+    """
 
     set_root: WireHash
     height: Uint64
+    seed: WireHash
 
 
 class BestWeights(Record, frozen=True):

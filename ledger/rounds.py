@@ -11,6 +11,7 @@ one included, so that no proposer picks the set alone.
 """
 
 from collections.abc import Sequence
+from hashlib import sha256
 from operator import itemgetter
 
 from msgspec.structs import replace
@@ -153,14 +154,16 @@ def seal_training_round(env: Environment, task_id: Hash, task: TaskRecord, spec:
     elif env.aggregation_cost + cost <= cost_max:
         env.aggregation_cost += cost
         updates = get_updates(env.view, task_id, task)
-        inputs = make_aggregate_inputs(task_id, task, spec, updates)
+        seed = compute_seed(env, task_id, task)
+        inputs = make_aggregate_inputs(task_id, task, spec, updates, seed)
         finalize_training_round(env, task_id, task, get_aggregate(env, inputs))
 
 
 def _freeze_training_round(env: Environment, task_id: Hash, task: TaskRecord) -> None:
     updates = get_updates(env.view, task_id, task)
     set_root = compute_set_root(updates)
-    frozen = replace(task, frozen=FrozenRound(set_root, env.context.height))
+    seed = compute_seed(env, task_id, task)
+    frozen = replace(task, frozen=FrozenRound(set_root, env.context.height, seed))
     env.view.put(get_task_key(task_id), frozen)
     env.round_receipts.append(
         RoundReceipt(
@@ -179,6 +182,16 @@ def _freeze_training_round(env: Environment, task_id: Hash, task: TaskRecord) ->
     )
 
 
+def compute_seed(env: Environment, task_id: Hash, task: TaskRecord) -> Hash:
+    """Return what a training round that is sealed in this block permutes its updates by.
+
+    It follows from the block before, which was decided before this one's proposer chose the set,
+    and differs between tasks and training rounds.
+    """
+    seed = (env.context.last_block_hash, task_id, task.training_round)
+    return Hash(sha256(encode(seed)).digest())
+
+
 def get_updates(view: Overlay | State, task_id: Hash, task: TaskRecord) -> list[UpdateRecord]:
     """Return the updates of the current training round in canonical order: by participant."""
     found = (
@@ -194,13 +207,14 @@ def compute_set_root(updates: Sequence[UpdateRecord]) -> Hash:
 
 
 def make_aggregate_inputs(
-    task_id: Hash, task: TaskRecord, spec: TaskSpec, updates: Sequence[UpdateRecord]
+    task_id: Hash, task: TaskRecord, spec: TaskSpec, updates: Sequence[UpdateRecord], seed: Hash
 ) -> AggregateInputs:
     """Return what the result of a training round depends on."""
     return AggregateInputs(
         task_id,
         task.training_round,
         spec.rule,
+        seed,
         spec.optimizer,
         spec.tensors,
         task.weights_root,

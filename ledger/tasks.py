@@ -7,7 +7,7 @@ completing a task cuts short.
 from msgspec.structs import replace
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 from quorate.chain.ids import NO_HASH, Address, Hash
-from quorate.chain.task import PARAMETERS_MAX, OptimizerName, TaskSpec
+from quorate.chain.task import PARAMETERS_MAX, TaskSpec
 from quorate.chain.transaction import (
     ChangeTaskStatus,
     CreateTask,
@@ -16,8 +16,8 @@ from quorate.chain.transaction import (
 )
 from quorate.chain.weights import compute_weights_root
 
-from aggregation import RuleError, initial_optimizer_state, is_weightable, validate_rule
-from ledger.aggregates import compute_content_hash
+from aggregation import RuleError, is_weightable, validate_optimizer, validate_rule
+from ledger.aggregates import compute_content_hash, make_initial_state
 from ledger.environment import Environment
 from ledger.indexes import TASKS_MAX
 from ledger.keys import (
@@ -97,8 +97,10 @@ def find_fault(spec: TaskSpec) -> str | None:
             "The aggregation rule ignores example counts: set example_count_max to 0, or use mean"
             " without nnm."
         )
-    if spec.optimizer.name is not OptimizerName.MOMENTUM and spec.optimizer.momentum:
-        return f"The optimizer {spec.optimizer.name} has no momentum: set it to 0."
+    try:
+        validate_optimizer(spec.optimizer)
+    except RuleError as error:
+        return f"The server optimizer cannot be used: {error}."
     if spec.reward_pool:
         return "Rewards are not paid on this chain yet: set reward_pool to 0."
     return None
@@ -134,7 +136,7 @@ def _validate_initial_weights(env: Environment, body: CreateTask) -> None:
 def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: CreateTask) -> None:
     """Write the task down, with its first training round open."""
     spec, context = body.spec, env.context
-    state = initial_optimizer_state(spec.optimizer, spec.dimension)
+    state = make_initial_state(spec.rule, spec.optimizer, spec.tensors)
     optimizer_hash = compute_content_hash(state) if state else NO_HASH
     task = TaskRecord(
         authority=sender,

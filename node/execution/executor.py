@@ -25,7 +25,7 @@ from quorate.chain.codec import encode
 from quorate.chain.errors import BlockError, InvariantError, PendingError, TransactionError
 from quorate.chain.evidence import DuplicateVoteEvidence
 from quorate.chain.genesis import Genesis
-from quorate.chain.ids import Address, Hash
+from quorate.chain.ids import NO_HASH, Address, Hash
 from quorate.chain.merkle import EMPTY_ROOT, compute_root
 from quorate.chain.transaction import CreateTask, SignedTransaction, SubmitUpdate
 from quorate.chain.vote import BlockId, Commit
@@ -305,6 +305,7 @@ class Executor:
             validators=position.validators,
             parameters=position.parameters,
             evidence=evidence,
+            last_block_hash=NO_HASH if position.block_id is None else position.block_id.hash,
         )
 
     def _make_header(

@@ -18,9 +18,9 @@ def test_figures_are_printed_and_written(
     main(["--n", "2", "8", "--dim", "100", "--json", str(target)])
     timings = json.loads(target.read_text())["timings"]
     # Two updates are too few for multi-Krum, which is left out rather than reported wrongly.
-    assert [timing["n_updates"] for timing in timings] == [2] * (len(COMPOSITIONS) - 1) + [
-        8
-    ] * len(COMPOSITIONS)
+    assert [timing["n_updates"] for timing in timings] == [2] * (len(COMPOSITIONS) - 1) + [8] * len(
+        COMPOSITIONS
+    )
     assert all(timing["best_ms"] > 0 for timing in timings)
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == len(timings) + 2

@@ -55,7 +55,7 @@ def compute_digest() -> str:
                 optimizer,
                 tensors,
                 bytes(4 * PARAMETERS),
-                initial_optimizer_state(optimizer, PARAMETERS),
+                initial_optimizer_state(optimizer, tensors),
                 result.vector,
             )
             if rule is RULES[0]:

@@ -10,7 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregation import BoundError, arithmetic, clip, columns, distances, ranking
+from aggregation import (
+    BoundError,
+    arithmetic,
+    bulyan,
+    clip,
+    columns,
+    combination,
+    distances,
+    multi_krum,
+    ranking,
+)
+from tests.aggregation import reference
 from tests.aggregation.reference import round_half_away
 
 
@@ -188,6 +199,89 @@ def test_pruned_networks_are_smaller() -> None:
     full = len(ranking.get_sorting_network(32))
     assert len(ranking.get_selection_network(32, 8)) < full
     assert len(ranking.get_selection_network(32, 15)) < full
+
+
+@given(
+    st.lists(st.lists(st.integers(-32767, 32767), min_size=2, max_size=2), min_size=1, max_size=8),
+    st.data(),
+)
+def test_gaps_and_combinations_are_exact(rows: list[list[int]], data: st.DataObject) -> None:
+    n = len(rows)
+    weights = data.draw(st.lists(st.integers(0, 2**33), min_size=n, max_size=n).filter(any))
+    total = sum(weights)
+    exact = reference.weighted_mean([[Fraction(v) for v in row] for row in rows], weights)
+    source = columns.RowSource([np.array(row, np.int16) for row in rows])
+    gaps = combination.compute_squared_gaps(distances.compute_gram(source), weights)
+    assert gaps == [
+        total**2 * sum((a - b) ** 2 for a, b in zip(row, exact, strict=True)) for row in rows
+    ]
+    expected = [round_half_away(value) for value in exact]
+    assert combination.combine_updates(source, weights).tolist() == expected
+
+
+def test_gaps_of_the_largest_products_and_weights_do_not_overflow() -> None:
+    """n = 4,096, inner products of 2^60 and weights that add up to 2^36, by construction."""
+    n, product = 4096, 2**60 - 1
+    signs = np.where(np.arange(n) % 2, -1, 1)
+    gram = (signs[:, None] * signs[None, :]) * np.int64(product)
+    weights = [2**24] * n
+    # Half point one way and half the other, so the combination is 0 and all are as far from it.
+    assert combination.compute_squared_gaps(gram, weights) == [2**72 * product] * n
+    weights = [2**25] * (n // 2) + [0] * (n // 2)
+    assert combination.compute_squared_gaps(gram, weights) == [2**72 * product] * n
+    one_sided = [2**25 if sign > 0 else 0 for sign in signs.tolist()]
+    gaps = combination.compute_squared_gaps(gram, one_sided)
+    assert gaps[:2] == [0, 4 * 2**72 * product]
+
+
+def test_weights_that_are_no_combination_are_refused() -> None:
+    source = columns.RowSource([np.ones(1, np.int16)] * 2)
+    gram = distances.compute_gram(source)
+    for weights in ([0, 0], [-1, 2], [2**36, 1]):
+        with pytest.raises(BoundError, match="no combination"):
+            combination.compute_squared_gaps(gram, weights)
+        with pytest.raises(BoundError, match="no combination"):
+            combination.combine_updates(source, weights)
+
+
+def test_scores_past_int64_rank_exactly() -> None:
+    """n = 100, d = 1e8: sums of distances pass 2^63, and differ in their last unit alone."""
+    n, f = 100, 24
+    far = 4 * 32767**2 * 10**8
+    assert far < 2**62 < 2**63 < far * (n - f - 2)
+    matrix = np.full((n, n), far, np.int64)
+    np.fill_diagonal(matrix, 0)
+    # The last update is nearer to each of the others by one unit: the smallest score, by 74 units.
+    matrix[-1, :-1] -= 1
+    matrix[:-1, -1] -= 1
+    scores = multi_krum.compute_krum_scores(matrix, f)
+    assert scores == [far * (n - f - 2) - 1] * (n - 1) + [(far - 1) * (n - f - 2)]
+    # Without it the others tie, and go by index.
+    assert bulyan.select_repeatedly(matrix, f, n - 2 * f) == [n - 1, *range(n - 2 * f - 1)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 5), st.integers(0, 2**32))
+def test_repeated_selection_equals_selecting_anew(f: int, extra: int, seed: int) -> None:
+    """Few distances, so that most of them tie, against sums made from scratch each time."""
+    n = 4 * f + 3 + extra
+    upper = np.triu(np.random.default_rng(seed).integers(0, 5, (n, n)), 1) * (2**61 // 4)
+    matrix = (upper + upper.T).astype(np.int64)
+    left, expected = list(range(n)), []
+    while len(expected) < n - 2 * f:
+        count = max(1, len(left) - f - 2)
+        scores = [(sum(sorted(int(matrix[i, j]) for j in left if j != i)[:count]), i) for i in left]
+        best = min(scores)[1]
+        expected.append(best)
+        left.remove(best)
+    assert bulyan.select_repeatedly(matrix, f, n - 2 * f) == expected
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 31, 32, 513])
+def test_sorted_columns_ascend(n: int) -> None:
+    block = np.random.default_rng(n).integers(-40, 40, (n, 65), dtype=np.int16)
+    rows = np.array(ranking.sort_columns(block.copy()))
+    assert np.array_equal(rows, np.sort(block, axis=0))
 
 
 @pytest.mark.parametrize("n", [ranking.NETWORK_ROWS_MAX, ranking.NETWORK_ROWS_MAX + 1])

@@ -3,6 +3,7 @@
 Owns the comparison of weights, state and the count of clamped weights.
 """
 
+from math import isqrt
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from quorate.chain.task import FIXED_POINT_ONE, OptimizerName, ServerOptimizer, TensorSpec
 
-from aggregation import BoundError, apply_optimizer, initial_optimizer_state
+from aggregation import (
+    BoundError,
+    RuleError,
+    adam,
+    apply_optimizer,
+    initial_optimizer_state,
+    validate_optimizer,
+    yogi,
+)
+from aggregation.moments import FIRST_MOMENT_ABS_MAX, ROOT_VALUE_MAX, compute_roots
 from aggregation.momentum import VELOCITY_ABS_MAX
 from tests.aggregation import reference
 
@@ -57,7 +67,7 @@ def test_steps_equal_their_dumb_version(
         optimizer = ServerOptimizer(OptimizerName.MOMENTUM, rate, momentum)
     weights = data.draw(st.lists(INT32, min_size=d, max_size=d))
     velocity = [0] * d
-    state = initial_optimizer_state(optimizer, d)
+    state = initial_optimizer_state(optimizer, tensors)
     for _ in range(3):
         update = data.draw(st.lists(UPDATES, min_size=d, max_size=d))
         expected, velocity, clamped = reference.optimizer_step(
@@ -70,6 +80,171 @@ def test_steps_equal_their_dumb_version(
         assert step.state == pack(velocity, 8)
         assert step.clamped == clamped
         weights, state = expected, step.state
+
+
+ADAPTIVE = [OptimizerName.ADAGRAD, OptimizerName.ADAM, OptimizerName.YOGI]
+
+
+def make_adaptive(name: OptimizerName, rate: int, beta1: int, beta2: int, tau: int) -> Any:
+    return ServerOptimizer(name, rate, beta1, 0 if name is OptimizerName.ADAGRAD else beta2, tau)
+
+
+def step_by_hand(
+    optimizer: ServerOptimizer,
+    tensors: list[TensorSpec],
+    weights: list[int],
+    moments: tuple[list[int], list[int]],
+    update: list[int],
+) -> tuple[list[int], tuple[list[int], list[int]], int]:
+    parameters = (
+        optimizer.learning_rate,
+        optimizer.momentum,
+        optimizer.second_moment_decay,
+        optimizer.adaptivity,
+    )
+    bits = [
+        (tensor.weight_fraction_bits, tensor.update_fraction_bits)
+        for tensor in tensors
+        for _ in range(tensor.size)
+    ]
+    rows = [
+        reference.adaptive_step(optimizer.name, parameters, (m, v), w, u, b)
+        for w, m, v, u, b in zip(weights, *moments, update, bits, strict=True)
+    ]
+    bounded = [max(-(2**31), min(2**31 - 1, w)) for w, _, _ in rows]
+    clamped = sum(w != b for (w, _, _), b in zip(rows, bounded, strict=True))
+    return bounded, ([m for _, m, _ in rows], [v for _, _, v in rows]), clamped
+
+
+DECAYS = st.one_of(st.integers(0, 2**16 - 1), st.sampled_from([0, 2**15, 58_982, 2**16 - 1]))
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    tensor_lists(),
+    st.sampled_from(ADAPTIVE),
+    RATES,
+    DECAYS,
+    DECAYS,
+    st.one_of(st.integers(1, 2**32), st.integers(1, 100)),
+    st.data(),
+)
+def test_adaptive_steps_equal_their_dumb_version(
+    tensors: list[TensorSpec],
+    name: OptimizerName,
+    rate: int,
+    beta1: int,
+    beta2: int,
+    tau: int,
+    data: st.DataObject,
+) -> None:
+    optimizer = make_adaptive(name, rate, beta1, beta2, tau)
+    validate_optimizer(optimizer)
+    d = sum(tensor.size for tensor in tensors)
+    weights = data.draw(st.lists(INT32, min_size=d, max_size=d))
+    start = [
+        min(reference.adaptivity(tau, tensor.update_fraction_bits) ** 2, 2**46)
+        for tensor in tensors
+        for _ in range(tensor.size)
+    ]
+    moments = ([0] * d, start)
+    state = initial_optimizer_state(optimizer, tensors)
+    assert state == pack(moments[0] + moments[1], 8)
+    for _ in range(3):
+        update = data.draw(st.lists(UPDATES, min_size=d, max_size=d))
+        expected, moments, clamped = step_by_hand(optimizer, tensors, weights, moments, update)
+        step = apply_optimizer(
+            optimizer, tensors, pack(weights, 4), state, np.array(update, np.int16)
+        )
+        assert step.weights == pack(expected, 4)
+        assert step.state == pack(moments[0] + moments[1], 8)
+        assert step.clamped == clamped
+        weights, state = expected, step.state
+
+
+SECOND_MOMENTS_MAX = {
+    OptimizerName.ADAGRAD: ROOT_VALUE_MAX,
+    OptimizerName.ADAM: adam.SECOND_MOMENT_MAX,
+    OptimizerName.YOGI: yogi.SECOND_MOMENT_MAX,
+}
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+@pytest.mark.parametrize("sign", [-1, 1])
+@pytest.mark.parametrize("second", [0, 1])
+@pytest.mark.parametrize("update", [0, 32767])
+@pytest.mark.parametrize("beta", [0, 2**16 - 1])
+def test_the_largest_moments_do_not_overflow(
+    name: OptimizerName, sign: int, second: int, update: int, beta: int
+) -> None:
+    """Moments at their bounds, the smallest adaptivity, the largest rate: exact, and within."""
+    optimizer = make_adaptive(name, 2**32, beta, beta, 1)
+    tensor = make_tensor(1, 30, 0)
+    moments = ([sign * FIRST_MOMENT_ABS_MAX], [second * SECOND_MOMENTS_MAX[name]])
+    expected, following, clamped = step_by_hand(optimizer, [tensor], [7], moments, [sign * update])
+    step = apply_optimizer(
+        optimizer,
+        [tensor],
+        pack([7], 4),
+        pack(moments[0] + moments[1], 8),
+        np.array([sign * update], np.int16),
+    )
+    assert (step.weights, step.state) == (pack(expected, 4), pack(following[0] + following[1], 8))
+    assert step.clamped == clamped
+    assert abs(following[0][0]) <= FIRST_MOMENT_ABS_MAX
+    assert 0 <= following[1][0] <= SECOND_MOMENTS_MAX[name]
+
+
+@pytest.mark.parametrize("name", ADAPTIVE)
+def test_moments_out_of_bounds_are_refused(name: OptimizerName) -> None:
+    optimizer = make_adaptive(name, FIXED_POINT_ONE, 100, 100, 66)
+    first, second = FIRST_MOMENT_ABS_MAX + 1, SECOND_MOMENTS_MAX[name] + 1
+    for state in ([first, 0], [-first, 0], [0, second], [0, -1]):
+        with pytest.raises(BoundError, match="moment is outside"):
+            apply_optimizer(
+                optimizer,
+                [make_tensor(1, 16, 8)],
+                pack([0], 4),
+                pack(state, 8),
+                np.zeros(1, np.int16),
+            )
+
+
+@given(st.lists(st.integers(0, 2**62 - 1), min_size=1, max_size=20), st.integers(0, 2**31 - 1))
+def test_roots_are_exact(values: list[int], root: int) -> None:
+    values += [root**2, max(0, root**2 - 1), min(root**2 + 2 * root, 2**62 - 1), 2**62 - 1]
+    roots = compute_roots(np.array(values, np.int64))
+    assert roots.tolist() == [isqrt(value) for value in values]
+
+
+def test_roots_are_refused_outside_their_range() -> None:
+    for value in (-1, 2**62):
+        with pytest.raises(BoundError, match="under a root"):
+            compute_roots(np.array([value], np.int64))
+
+
+def test_an_optimizer_has_what_it_needs_and_nothing_else() -> None:
+    one = FIXED_POINT_ONE
+    for good in [
+        ServerOptimizer(OptimizerName.SGD),
+        ServerOptimizer(OptimizerName.MOMENTUM, one, 9),
+        ServerOptimizer(OptimizerName.ADAGRAD, one, 9, 0, 1),
+        ServerOptimizer(OptimizerName.ADAM, one, 0, 0, 1),
+        ServerOptimizer(OptimizerName.YOGI, one, 9, 9, 1),
+    ]:
+        validate_optimizer(good)
+    for bad, message in [
+        (ServerOptimizer(OptimizerName.SGD, one, 1), "sgd has no momentum"),
+        (ServerOptimizer(OptimizerName.MOMENTUM, one, 1, 1), "momentum has no second_moment_decay"),
+        (
+            ServerOptimizer(OptimizerName.ADAGRAD, one, 1, 1, 1),
+            "adagrad has no second_moment_decay",
+        ),
+        (ServerOptimizer(OptimizerName.MOMENTUM, one, 1, 0, 1), "momentum has no adaptivity"),
+        (ServerOptimizer(OptimizerName.ADAM, one, 1, 1), "adam needs a positive adaptivity"),
+    ]:
+        with pytest.raises(RuleError, match=message):
+            validate_optimizer(bad)
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
@@ -120,7 +295,7 @@ def test_large_tensors_are_stepped_in_parts_without_a_seam() -> None:
     weights = generator.integers(-(2**30), 2**30, d)
     update = generator.integers(-32767, 32767, d, dtype=np.int16)
     optimizer = ServerOptimizer(OptimizerName.MOMENTUM, 3 * FIXED_POINT_ONE, FIXED_POINT_ONE // 2)
-    state = initial_optimizer_state(optimizer, d)
+    state = initial_optimizer_state(optimizer, tensors)
     step = apply_optimizer(optimizer, tensors, weights.astype("<i4").tobytes(), state, update)
     factors = np.repeat([2**10, 2**16, 2**8], sizes)
     expected = np.clip(weights + 3 * update.astype(np.int64) * factors, -(2**31), 2**31 - 1)
@@ -130,9 +305,10 @@ def test_large_tensors_are_stepped_in_parts_without_a_seam() -> None:
 
 def test_a_step_changes_none_of_its_arguments() -> None:
     optimizer = ServerOptimizer(OptimizerName.MOMENTUM, FIXED_POINT_ONE, 100)
-    weights, state = pack([1, 2], 4), initial_optimizer_state(optimizer, 2)
+    tensors = [make_tensor(2, 8, 8)]
+    weights, state = pack([1, 2], 4), initial_optimizer_state(optimizer, tensors)
     update = np.array([3, 4], np.int16)
-    apply_optimizer(optimizer, [make_tensor(2, 8, 8)], weights, state, update)
+    apply_optimizer(optimizer, tensors, weights, state, update)
     assert (weights, state, update.tolist()) == (pack([1, 2], 4), bytes(16), [3, 4])
 
 
@@ -141,7 +317,7 @@ def test_lengths_that_do_not_belong_together_are_refused() -> None:
     momentum = ServerOptimizer(OptimizerName.MOMENTUM)
     tensors = [make_tensor(2, 8, 8)]
     update = np.zeros(2, np.int16)
-    assert initial_optimizer_state(sgd, 2) == b""
+    assert initial_optimizer_state(sgd, tensors) == b""
     wide: NDArray[Any] = update.astype(np.int32)
     cases: list[tuple[ServerOptimizer, bytes, bytes, NDArray[np.int16], str]] = [
         (sgd, bytes(7), b"", update, "weights have 7 bytes; 2 parameters take 8"),

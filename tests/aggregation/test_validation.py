@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from quorate.chain.errors import ErrorCode, InvariantError, QuorateError
 from quorate.chain.task import (
@@ -33,16 +34,25 @@ from aggregation import (
     compute_updates_min,
     decode_update,
     is_weightable,
+    keeps_aggregate,
+    needs_seed,
     registry,
     validate_rule,
     validate_update_bytes,
 )
 
 DENSE = UpdateCodec.DENSE_INT16
+FINALS = frozenset(Stage) - PRE_AGGREGATIONS
 BOUNDS = [
     ((Stage.MEDIAN,), 2, 1),
     ((Stage.TRIMMED_MEAN,), 2, 1),
     ((Stage.MULTI_KRUM,), 2, 3),
+    ((Stage.KRUM,), 2, 3),
+    ((Stage.BULYAN,), 4, 3),
+    ((Stage.GEOMETRIC_MEDIAN,), 2, 1),
+    ((Stage.CENTERED_CLIPPING,), 2, 1),
+    ((Stage.ARC, Stage.MEAN), 2, 1),
+    ((Stage.ARC, Stage.BULYAN), 4, 3),
     ((Stage.CLIP, Stage.MEAN), 2, 1),
     ((Stage.NNM, Stage.MEDIAN), 2, 1),
     ((Stage.NNM, Stage.MULTI_KRUM), 2, 3),
@@ -59,13 +69,65 @@ def test_precondition_on_n_holds_exactly_from_its_bound(
     bound = factor * f + extra
     assert compute_updates_min(rule) == bound
     validate_rule(rule, bound)
-    message = rf"n >= 2 \* num_byzantine \+ \d = {bound} .*is {bound - 1}"
+    message = rf"n >= {factor} \* num_byzantine \+ \d = {bound} .*is {bound - 1}"
     with pytest.raises(RuleError, match=message):
         validate_rule(rule, bound - 1)
     updates = [np.array([i], np.int16) for i in range(bound)]
-    aggregate(rule, updates)
+    previous = np.zeros(1, np.int16) if keeps_aggregate(rule) else None
+    aggregate(rule, updates, previous=previous)
     with pytest.raises((RuleError, UpdateError)):
-        aggregate(rule, updates[1:])
+        aggregate(rule, updates[1:], previous=previous)
+
+
+@pytest.mark.parametrize("size", [0, 2, 3, 7])
+@pytest.mark.parametrize("stages", [(Stage.MEDIAN,), (Stage.NNM, Stage.KRUM), (Stage.BULYAN,)])
+def test_behind_bucketing_preconditions_count_buckets(stages: tuple[Stage, ...], size: int) -> None:
+    f = 2
+    rule = AggregationRule((Stage.BUCKETING, *stages), f, bucket_size=size)
+    needed = compute_updates_min(AggregationRule(stages, f))
+    bound = compute_updates_min(rule)
+    assert -(-bound // (size or 2)) == needed
+    assert -(-(bound - 1) // (size or 2)) == needed - 1
+    validate_rule(rule, bound)
+    message = f"the minimum is {bound - 1}, of which bucketing makes {needed - 1}"
+    with pytest.raises(RuleError, match=message):
+        validate_rule(rule, bound - 1)
+    aggregate(rule, [np.array([i], np.int16) for i in range(bound)], seed=b"seed")
+
+
+def test_multi_krum_behind_bucketing_selects_among_buckets() -> None:
+    rule = AggregationRule((Stage.BUCKETING, Stage.MULTI_KRUM), 1, selected=6)
+    assert compute_updates_min(rule) == 13
+    validate_rule(rule, 13)
+    with pytest.raises(RuleError, match="selected <= n - num_byzantine = 5"):
+        validate_rule(rule, 12)
+
+
+def test_what_a_rule_keeps_or_draws_is_given_exactly_to_rules_that_use_it() -> None:
+    updates = [np.array([i, -i], np.int16) for i in range(9)]
+    kept = np.zeros(2, np.int16)
+    plain = AggregationRule((Stage.MEDIAN,), 1)
+    bucketed = AggregationRule((Stage.BUCKETING, Stage.MEDIAN), 1)
+    centered = AggregationRule((Stage.CENTERED_CLIPPING,), 1)
+    assert [needs_seed(rule) for rule in (plain, bucketed, centered)] == [False, True, False]
+    assert [keeps_aggregate(rule) for rule in (plain, bucketed, centered)] == [False, False, True]
+    wide: NDArray[Any] = kept.astype(np.int64)
+    cases: list[tuple[AggregationRule, bytes | None, NDArray[np.int16] | None, str]] = [
+        (plain, b"seed", None, "seed"),
+        (bucketed, None, None, "seed"),
+        (bucketed, b"", None, "seed"),
+        (plain, None, kept, "keeps its aggregate"),
+        (centered, None, None, "keeps its aggregate"),
+        (centered, None, kept[:1], r"last aggregate is int16 of shape \(1,\)"),
+        (centered, None, wide, "last aggregate is int64"),
+        (centered, None, np.array([0, -32768], np.int16), "-32768"),
+    ]
+    for rule, seed, previous, message in cases:
+        with pytest.raises(BoundError, match=message):
+            aggregate(rule, updates, seed=seed, previous=previous)
+    aggregate(bucketed, updates, seed=b"seed")
+    aggregate(centered, updates, previous=kept)
+    assert kept.tolist() == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +135,7 @@ def test_precondition_on_n_holds_exactly_from_its_bound(
     [
         ((), "at least one stage"),
         ((Stage.CLIP,), "clip cannot be the last stage; those that can: mean, median,"),
-        ((Stage.MEAN, Stage.NNM), "mean cannot stand in front .* can: clip, nnm"),
+        ((Stage.MEAN, Stage.NNM), "mean cannot stand in front .* can: clip, arc, nnm, bucketing"),
         ((Stage.MEAN, Stage.MEAN), "mean cannot stand in front"),
         ((Stage.CLIP, Stage.NNM), "nnm cannot be the last stage"),
         ((Stage.CLIP, Stage.CLIP, Stage.MEAN), "clip stands in the rule twice"),
@@ -93,13 +155,24 @@ def test_mean_tolerates_no_hostile_update_unless_clipped() -> None:
         with pytest.raises(RuleError, match=r"mean tolerates no hostile update.*is 1"):
             validate_rule(AggregationRule(stages, 1), 100)
     validate_rule(AggregationRule((Stage.CLIP, Stage.MEAN), 1), 3)
+    validate_rule(AggregationRule((Stage.ARC, Stage.MEAN), 1), 3)
 
 
 def test_parameters_of_absent_stages_are_refused() -> None:
-    with pytest.raises(RuleError, match="selected is a parameter of multi_krum"):
-        validate_rule(AggregationRule(DEFAULT_RULE, 1, 0, 2), 10)
-    with pytest.raises(RuleError, match="clip_norm is a parameter of clip"):
-        validate_rule(AggregationRule((Stage.MEAN,), 0, 5), 10)
+    assert set(registry.PARAMETERS) | {"stages", "num_byzantine"} == set(
+        AggregationRule.__struct_fields__
+    )
+    for name, owners in registry.PARAMETERS.items():
+        for stage in FINALS | PRE_AGGREGATIONS:
+            front = (stage,) if stage in PRE_AGGREGATIONS else ()
+            final = Stage.MEDIAN if front else stage
+            rule = replace(AggregationRule((*front, final), 0), **{name: 3})
+            if stage in owners:
+                validate_rule(rule, 50)
+                continue
+            expected = f"{name} is a parameter of {' and '.join(owners)}, which is not"
+            with pytest.raises(RuleError, match=expected):
+                validate_rule(rule, 50)
 
 
 def test_multi_krum_selects_at_most_n_minus_f() -> None:
@@ -117,7 +190,8 @@ def test_example_counts_are_refused_by_rules_that_ignore_them() -> None:
         assert not is_weightable(rule)
         with pytest.raises(RuleError, match="ignores example counts"):
             aggregate(rule, updates, [1] * 5)
-    for stages in [(Stage.MEAN,), (Stage.CLIP, Stage.MEAN)]:
+    assert not is_weightable(AggregationRule((Stage.BUCKETING, Stage.MEAN), 0))
+    for stages in [(Stage.MEAN,), (Stage.CLIP, Stage.MEAN), (Stage.ARC, Stage.MEAN)]:
         rule = AggregationRule(stages, 0)
         assert is_weightable(rule)
         aggregate(rule, updates, [1] * 5)
@@ -204,9 +278,12 @@ def test_sizes_and_costs() -> None:
     weights = {
         stages: compute_rule_weight(AggregationRule(stages, 0))
         for stages in [(Stage.MEAN,), (Stage.MEDIAN,), (Stage.TRIMMED_MEAN,), (Stage.MULTI_KRUM,),
-                       (Stage.CLIP, Stage.MEAN), (Stage.NNM, Stage.MEAN), DEFAULT_RULE]
+                       (Stage.CLIP, Stage.MEAN), (Stage.NNM, Stage.MEAN), DEFAULT_RULE,
+                       (Stage.KRUM,), (Stage.BULYAN,), (Stage.GEOMETRIC_MEDIAN,),
+                       (Stage.CENTERED_CLIPPING,), (Stage.ARC, Stage.MEAN),
+                       (Stage.BUCKETING, Stage.MEAN)]
     }  # fmt: skip
-    assert list(weights.values()) == [1, 2, 2, 2, 2, 4, 6]
+    assert list(weights.values()) == [1, 2, 2, 2, 2, 4, 6, 2, 4, 3, 3, 2, 2]
     default = AggregationRule(DEFAULT_RULE, 1)
     assert compute_cost(default, 4096, 2**30) == 6 * 2**42
     assert compute_cost(default, 0, 5) == 0

@@ -136,13 +136,21 @@ def make_commit(
 BLOCK_ID = BlockId(make_hash("block"), 3, make_hash("parts"))
 VALIDATORS = make_validators()
 COMMIT = make_commit(VALIDATORS, BLOCK_ID, signers=KEYS[1:4])
-RULE = AggregationRule((Stage.CLIP, Stage.NNM, Stage.TRIMMED_MEAN), 2, clip_norm=9000, selected=3)
+RULE = AggregationRule(
+    (Stage.CLIP, Stage.BUCKETING, Stage.CENTERED_CLIPPING),
+    2,
+    clip_norm=9000,
+    selected=3,
+    bucket_size=4,
+    iterations=5,
+    radius=70_000,
+)
 SPEC = TaskSpec(
     name="digits",
     tensors=(TensorSpec("dense/kernel", (64, 32), 20, 14), TensorSpec("dense/bias", (32,), 20, 14)),
     initial_weights_root=make_hash("weights"),
     rule=RULE,
-    optimizer=ServerOptimizer(OptimizerName.MOMENTUM, 32768, 58982),
+    optimizer=ServerOptimizer(OptimizerName.YOGI, 32768, 58982, 64880, 66),
     codec=UpdateCodec.DENSE_INT16,
     policy=RoundPolicy(60_000, 4, 8, BelowMinimum.VOID, 1, True, 100),
     example_count_max=500,

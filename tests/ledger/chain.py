@@ -241,6 +241,7 @@ class Chain:
             self.validators,
             self.state.parameters,
             evidence,
+            Hash(sha256(b"block %d" % self.state.height).digest()),
         )
 
     def begin(self, context: BlockContext) -> BlockExecution:

@@ -309,9 +309,9 @@ def test_the_state_of_a_known_chain_is_known() -> None:
     chain.submit(task_id, 1, 2)
     chain.run_block(chain.sign(AUTHORITY, Transfer(PARTICIPANTS[0].address, 5)))
     assert (
-        chain.state.root.hex() == "944c8d371d5a929de0e2a5f09cfc8ad4f90aa5418877561db141a18a9f8d422e"
+        chain.state.root.hex() == "df12650e4f9dd4356c75b7a494789e55aca0e4d943a3348387f73c27068a17e3"
     )
     assert (
         chain.state.model_root.hex()
-        == "6443ff7e740f9f11c59fd6bf5c2af5982d7ed7dcb31805e309e2c3521417c92d"
+        == "1cd85c218fb76b0751bcf7961c3dbf24fdfc36f6f98937edc69cbc7f8e7a9ad9"
     )

@@ -75,6 +75,8 @@ def test_an_optimizer_with_a_state_starts_at_zero() -> None:
         ({"rule": AggregationRule((Stage.CLIP,), 0)}, "cannot be the last stage"),
         ({"rule": AggregationRule((Stage.MEDIAN,), 0), "example_count_max": 9}, "ignores example"),
         ({"optimizer": ServerOptimizer(OptimizerName.SGD, momentum=1)}, "has no momentum"),
+        ({"optimizer": ServerOptimizer(OptimizerName.ADAM)}, "needs a positive adaptivity"),
+        ({"rule": AggregationRule((Stage.MEAN,), 0, radius=1)}, "is a parameter of centered"),
         ({"reward_pool": 1}, "set reward_pool to 0"),
         ({"tensors": (TensorSpec("w", (5,), 16, 12),)}, "24 bytes; 5 parameters take 20"),
     ],

@@ -17,6 +17,8 @@ PARAMETERS_MAX = 2**30
 """Bound of exact int64 distances: d <= 2^30 (see the aggregation package)."""
 STAGES_MAX = 4
 UPDATES_PER_ROUND_MAX = 4096
+ITERATIONS_MAX = 16
+"""Of the rules that iterate: each costs time that grows with the square of the updates."""
 FIXED_POINT_ONE = 1 << 16
 """The scale of a learning rate, a momentum or a fraction in a task: 16 fraction bits."""
 
@@ -28,7 +30,8 @@ Scaled = Annotated[int, Meta(ge=0, le=1 << 32)]
 class Stage(StrEnum):
     """The stages an aggregation rule can be composed of.
 
-    A stage in front (`clip`, `nnm`) maps n updates to n updates; the last one maps n to one.
+    A stage in front (`PRE_AGGREGATIONS`) maps updates to updates, one each, or with `bucketing` one
+    per bucket; the last one maps them to one vector.
     """
 
     CLIP = "clip"
@@ -37,9 +40,15 @@ class Stage(StrEnum):
     MEDIAN = "median"
     TRIMMED_MEAN = "trimmed_mean"
     MULTI_KRUM = "multi_krum"
+    ARC = "arc"
+    BUCKETING = "bucketing"
+    KRUM = "krum"
+    BULYAN = "bulyan"
+    CENTERED_CLIPPING = "centered_clipping"
+    GEOMETRIC_MEDIAN = "geometric_median"
 
 
-PRE_AGGREGATIONS = frozenset({Stage.CLIP, Stage.NNM})
+PRE_AGGREGATIONS = frozenset({Stage.CLIP, Stage.ARC, Stage.NNM, Stage.BUCKETING})
 DEFAULT_RULE = (Stage.CLIP, Stage.NNM, Stage.TRIMMED_MEAN)
 
 
@@ -48,6 +57,9 @@ class OptimizerName(StrEnum):
 
     SGD = "sgd"
     MOMENTUM = "momentum"
+    ADAGRAD = "adagrad"
+    ADAM = "adam"
+    YOGI = "yogi"
 
 
 class UpdateCodec(IntEnum):
@@ -87,24 +99,43 @@ class TensorSpec(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tru
 
 
 class AggregationRule(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """A composition of aggregation stages and the parameters they share.
+    """A composition of aggregation stages and their parameters.
 
-    `clip_norm` bounds an update's Euclidean norm, in units of the update's integers; 0 means the
-    median of the norms of the round. `selected` is multi-Krum's m; 0 means n - num_byzantine.
+    A parameter that no stage of the composition has must be 0; where a stage has it, 0 means the
+    default. `num_byzantine` is the number of hostile updates that all stages are to tolerate.
+
+    `clip_norm` is `clip`'s bound on an update's Euclidean norm, in units of the update's integers;
+    by default the median of the norms of the round. `selected` is multi-Krum's m, by default
+    n - num_byzantine. `bucket_size` is the number of updates in a bucket, by default 2.
+    `iterations` is how often `geometric_median` (by default 8 times) or `centered_clipping` (by
+    default once) improves its estimate. `radius` is how far `centered_clipping` lets an update
+    lie from the last aggregate, in units of the update's integers; by default the median of the
+    distances.
     """
 
     stages: Annotated[tuple[Stage, ...], Meta(min_length=1, max_length=STAGES_MAX)]
     num_byzantine: Annotated[int, Meta(ge=0, le=UPDATES_PER_ROUND_MAX)]
     clip_norm: Annotated[int, Meta(ge=0, le=2**40)] = 0
     selected: Annotated[int, Meta(ge=0, le=UPDATES_PER_ROUND_MAX)] = 0
+    bucket_size: Annotated[int, Meta(ge=0, le=UPDATES_PER_ROUND_MAX)] = 0
+    iterations: Annotated[int, Meta(ge=0, le=ITERATIONS_MAX)] = 0
+    radius: Annotated[int, Meta(ge=0, le=2**40)] = 0
 
 
 class ServerOptimizer(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """The step from an aggregate to new weights; rates carry 16 fraction bits."""
+    """The step from an aggregate to new weights; all numbers carry 16 fraction bits.
+
+    `momentum` is the decay of the first moment, of every optimizer but `sgd`.
+    `second_moment_decay` is that of the second moment, of `adam` and `yogi`. `adaptivity` is what
+    `adagrad`, `adam` and `yogi` add to the root of the second moment, in the units of the model's
+    weights; they need it to be positive. What an optimizer does not have must be 0.
+    """
 
     name: OptimizerName
     learning_rate: Scaled = FIXED_POINT_ONE
     momentum: Annotated[int, Meta(ge=0, lt=FIXED_POINT_ONE)] = 0
+    second_moment_decay: Annotated[int, Meta(ge=0, lt=FIXED_POINT_ONE)] = 0
+    adaptivity: Scaled = 0
 
 
 class RoundPolicy(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
