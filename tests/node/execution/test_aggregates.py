@@ -1,0 +1,157 @@
+"""Aggregates: small ones at once, large ones in the background, each once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+import trio
+from quorate.chain.errors import PendingError
+from quorate.chain.ids import NO_HASH, Address, Hash
+from quorate.chain.task import (
+    AggregationRule,
+    OptimizerName,
+    ServerOptimizer,
+    Stage,
+    TensorSpec,
+    UpdateCodec,
+)
+
+from ledger.aggregates import AggregateInputs, AggregateOutput, AggregateUpdate
+from node.execution.aggregates import (
+    CACHED_BYTES_MAX,
+    CACHED_MAX,
+    INLINE_COST_MAX,
+    JOBS_MAX,
+    BackgroundAggregates,
+)
+
+HASH = Hash(b"\x01" * 32)
+
+
+def make_inputs(number: int, *, is_large: bool = True) -> AggregateInputs:
+    dimension = INLINE_COST_MAX + 1 if is_large else 10
+    return AggregateInputs(
+        task_id=Hash(number.to_bytes(32, "big")),
+        training_round=0,
+        rule=AggregationRule((Stage.MEAN,), 0),
+        optimizer=ServerOptimizer(OptimizerName.SGD),
+        tensors=(TensorSpec("w", (dimension,), 16, 12),),
+        base_weights_root=HASH,
+        base_weights_hash=HASH,
+        optimizer_root=HASH,
+        optimizer_hash=NO_HASH,
+        updates=(AggregateUpdate(Address(b"\x02" * 20), HASH, UpdateCodec.DENSE_INT16, 1),),
+        is_weighted=False,
+        seed=b"",
+    )
+
+
+def make_output(weights: bytes = b"w") -> AggregateOutput:
+    return AggregateOutput(weights, HASH, HASH, b"", HASH, NO_HASH, (0,), (False,), 0, 0)
+
+
+@dataclass
+class Work:
+    """A computation that counts its runs."""
+
+    runs: int = 0
+    missing: tuple[bytes, ...] = ()
+    output: AggregateOutput = field(default_factory=make_output)
+
+    def __call__(self) -> AggregateOutput:
+        self.runs += 1
+        if self.missing:
+            raise PendingError("payloads are missing", self.missing)
+        return self.output
+
+
+async def wait_for(
+    aggregates: BackgroundAggregates,
+    inputs: AggregateInputs,
+    compute: Callable[[], AggregateOutput],
+) -> AggregateOutput:
+    with trio.fail_after(5):
+        while True:
+            done = aggregates.done
+            result = aggregates.get(inputs, compute)
+            if result is not None:
+                return result
+            await done.wait()
+
+
+async def test_a_small_one_is_computed_at_once_and_remembered() -> None:
+    aggregates, work = BackgroundAggregates(), Work()
+    inputs = make_inputs(1, is_large=False)
+    assert aggregates.get(inputs, work) is work.output
+    assert aggregates.get(inputs, work) is work.output
+    assert work.runs == 1
+
+
+async def test_a_large_one_is_no_result_yet_and_then_one() -> None:
+    aggregates, work = BackgroundAggregates(), Work()
+    inputs = make_inputs(1)
+    for _ in range(3):
+        assert aggregates.get(inputs, work) is None
+    assert work.runs == 0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(aggregates.run)
+        assert await wait_for(aggregates, inputs, work) is work.output
+        nursery.cancel_scope.cancel()
+    assert work.runs == 1
+
+
+async def test_what_is_missing_is_told_and_tried_again() -> None:
+    aggregates, work = BackgroundAggregates(), Work(missing=(HASH,))
+    inputs = make_inputs(1)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(aggregates.run)
+        with pytest.raises(PendingError) as caught:
+            await wait_for(aggregates, inputs, work)
+        assert caught.value.missing_payloads == (HASH,)
+        work.missing = ()
+        assert await wait_for(aggregates, inputs, work) is work.output
+        nursery.cancel_scope.cancel()
+    assert work.runs == 2
+
+
+async def test_a_small_one_that_lacks_something_is_not_remembered() -> None:
+    aggregates, work = BackgroundAggregates(), Work(missing=(HASH,))
+    inputs = make_inputs(1, is_large=False)
+    with pytest.raises(PendingError):
+        aggregates.get(inputs, work)
+    work.missing = ()
+    assert aggregates.get(inputs, work) is work.output
+
+
+async def test_results_that_are_remembered_are_bounded_in_number() -> None:
+    aggregates = BackgroundAggregates()
+    works = [Work() for _ in range(CACHED_MAX + 1)]
+    for number, work in enumerate(works):
+        aggregates.get(make_inputs(number, is_large=False), work)
+    for number in (CACHED_MAX, 1, 0):
+        aggregates.get(make_inputs(number, is_large=False), works[number])
+    assert [works[number].runs for number in (CACHED_MAX, 1, 0)] == [1, 1, 2]
+
+
+async def test_results_that_are_remembered_are_bounded_in_bytes() -> None:
+    aggregates = BackgroundAggregates()
+    half = make_output(bytes(CACHED_BYTES_MAX // 2 + 1))
+    works = [Work(output=half), Work(output=half)]
+    for _ in range(2):
+        for number, work in enumerate(works):
+            aggregates.get(make_inputs(number, is_large=False), work)
+            aggregates.get(make_inputs(number, is_large=False), work)
+    assert [work.runs for work in works] == [2, 2]
+
+
+async def test_jobs_that_wait_are_bounded_and_asked_for_again() -> None:
+    aggregates = BackgroundAggregates()
+    works = [Work() for _ in range(JOBS_MAX + 1)]
+    for number, work in enumerate(works):
+        assert aggregates.get(make_inputs(number), work) is None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(aggregates.run)
+        # The last one found no place; whoever needs it asks again and gets it.
+        assert await wait_for(aggregates, make_inputs(JOBS_MAX), works[-1]) is works[-1].output
+        nursery.cancel_scope.cancel()
+    assert [work.runs for work in works] == [1] * (JOBS_MAX + 1)

@@ -1,0 +1,88 @@
+"""Released payloads: kept until their time, and for as long as anybody needs them."""
+
+from collections.abc import Iterator
+from hashlib import sha256
+
+from quorate.chain.ids import Hash
+
+from node.execution.retention import DROPPED_PER_BLOCK_MAX, Retention
+from store.database import MemoryDatabase
+from store.memory_payloads import MemoryPayloadStore
+
+
+class World:
+    """Payloads that the state or the mempool may need."""
+
+    def __init__(self, count: int) -> None:
+        self.database = MemoryDatabase()
+        self.payloads = MemoryPayloadStore()
+        self.needed: set[Hash] = set()
+        self.pending: frozenset[Hash] = frozenset()
+        self.names = [Hash(self.payloads.put(bytes([n % 256, n // 256]))) for n in range(count)]
+        self.open()
+
+    def open(self) -> None:
+        self.retention = Retention(
+            self.database, self.payloads, lambda name: name in self.needed, lambda: self.pending
+        )
+
+    def held(self) -> Iterator[int]:
+        return (n for n, name in enumerate(self.names) if self.payloads.has(name))
+
+
+def test_a_payload_goes_when_its_time_is_over_and_not_before() -> None:
+    world = World(3)
+    world.retention.release(world.names[:1], 1000)
+    world.retention.release(world.names[1:2], 2000)
+    assert world.retention.drop_due(999) == 0
+    assert list(world.held()) == [0, 1, 2]
+    assert world.retention.drop_due(1001) == 1
+    assert list(world.held()) == [1, 2]
+    assert world.retention.drop_due(10**15) == 1
+    assert list(world.held()) == [2]
+
+
+def test_what_is_needed_again_stays() -> None:
+    world = World(3)
+    world.retention.release(world.names, 1000)
+    world.needed.add(world.names[0])
+    world.pending = frozenset(world.names[1:2])
+    assert world.retention.drop_due(2000) == 1
+    assert list(world.held()) == [0, 1]
+    # Released a second time, when nobody needs it any more.
+    world.needed.clear()
+    world.retention.release(world.names[:1], 3000)
+    assert world.retention.drop_due(4000) == 1
+
+
+def test_one_block_drops_so_many_and_the_next_the_rest() -> None:
+    world = World(DROPPED_PER_BLOCK_MAX + 10)
+    world.retention.release(world.names, 1000)
+    assert world.retention.drop_due(2000) == DROPPED_PER_BLOCK_MAX
+    assert world.retention.drop_due(2001) == 10
+
+
+def test_a_restart_keeps_the_queue() -> None:
+    world = World(2)
+    world.retention.release(world.names[:1], 1000)
+    world.open()
+    assert world.retention.sweep() == 1
+    assert list(world.held()) == [0]
+    assert world.retention.drop_due(2000) == 1
+
+
+def test_a_sweep_takes_only_what_nobody_knows() -> None:
+    world = World(5)
+    world.retention.release(world.names[:1], 1000)
+    world.needed.add(world.names[1])
+    world.pending = frozenset(world.names[2:3])
+    assert world.retention.sweep() == 2
+    assert list(world.held()) == [0, 1, 2]
+
+
+def test_a_payload_that_is_gone_already_is_no_error() -> None:
+    world = World(1)
+    unknown = Hash(sha256(b"unknown").digest())
+    world.retention.release([unknown], 1000)
+    world.retention.release([], 1000)
+    assert world.retention.drop_due(2000) == 0
