@@ -29,6 +29,7 @@ from node.agreement.evidence_pool import EvidencePool
 from node.agreement.foreign_inputs import ForeignInputs
 from node.agreement.height_log import HeightLog
 from node.agreement.height_start import EmptyBlocks, HeightStart
+from node.agreement.logged_payloads import find_logged_payloads
 from node.agreement.noting_verifier import NotingVerifier
 from node.agreement.patience import Patience
 from node.agreement.signer import Signer
@@ -311,13 +312,9 @@ class Node:
             If the node must stop; in an exception group.
         """
         restored = await self._mempool.restore()
-        swept = self._retention.sweep()
-        _log.info(
-            "starting",
-            height=self.services.executor.position.height,
-            swept=swept,
-            restored=restored,
-        )
+        height, log = self.services.executor.position.height, HeightLog(self.services.storage.log)
+        swept = self._retention.sweep(find_logged_payloads(log, height))
+        _log.info("starting", height=height, swept=swept, restored=restored)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._run_network)

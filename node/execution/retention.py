@@ -71,11 +71,14 @@ class Retention:
             self._database.write(batch, sync=False)
         return dropped
 
-    def sweep(self) -> int:
-        """Drop every payload that neither the state, the queue nor the mempool knows; at start."""
+    def sweep(self, voted: frozenset[Hash] = frozenset()) -> int:
+        """Drop every payload that nobody knows: not state, queue, mempool, nor a voted-for block.
+
+        Called at start, with the payloads named by the blocks in the log in `voted`.
+        """
         stop = _PREFIX + b"\xff" * (_TIME_BYTES + HASH_BYTES)
         retained = {key[-HASH_BYTES:] for key, _ in self._database.iterate(_PREFIX, stop)}
-        kept = retained | self._get_pending()
+        kept = retained | self._get_pending() | voted
         return self._payloads.sweep(
             lambda payload_hash: payload_hash in kept or self._is_needed(Hash(payload_hash))
         )

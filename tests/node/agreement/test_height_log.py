@@ -21,9 +21,10 @@ from consensus.inputs import (
 )
 from consensus.timeouts import TimeoutConfig
 from consensus.verifier import SignatureVerifier
-from node.agreement.foreign_inputs import FORGED_PENALTY
+from node.agreement.foreign_inputs import FORGED_PENALTY, ForeignInputs
 from node.agreement.height_log import EARLY_INPUTS_MAX, HeightLog, get_height
 from node.agreement.noting_verifier import NotingVerifier
+from node.agreement.patience import Patience
 from p2p.network import PeerId
 from store.segment_folder import MemorySegmentFolder
 from store.write_ahead_log import MemoryWriteAheadLog
@@ -194,8 +195,6 @@ class Validator:
     """A driver with a log, as the consensus loop runs them."""
 
     def __init__(self, folder: MemorySegmentFolder) -> None:
-        from node.agreement.foreign_inputs import ForeignInputs  # noqa: PLC0415
-
         self.log = HeightLog(MemoryWriteAheadLog(folder))
         self.verifier = NotingVerifier(SignatureVerifier(CHAIN_ID))
         self.key = VALIDATORS[0]
@@ -208,7 +207,14 @@ class Validator:
             validators=SET,
         )
         self.reports: list[int] = []
-        self.foreign = make_foreign(ForeignInputs, self)
+        self.foreign = ForeignInputs(
+            self.driver,
+            self.verifier,
+            self.log,
+            lambda _peer, penalty, _reason: self.reports.append(penalty),
+            Patience(self.key.address, lambda _message: True, lambda: 0.0),
+            None,
+        )
         for item in self.log.read(Height(4)).inputs:
             self.driver.receive(item)
 
@@ -229,24 +235,6 @@ class Validator:
                 vote: Vote = sign_vote(self.key, cast.type, cast.height, cast.block_id, cast.round)
                 votes += [cast, *self.take(VoteReceived(vote), is_foreign=False)]
         return votes
-
-
-def make_foreign(kind, validator):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN201
-    import inspect  # noqa: PLC0415
-
-    class NoPatience:
-        def notice(self, _input: object, _outcome: object) -> None: ...
-
-    known = {
-        "driver": validator.driver,
-        "verifier": validator.verifier,
-        "log": validator.log,
-        "report": lambda _peer, penalty, _reason: validator.reports.append(penalty),
-        "patience": NoPatience(),
-        "signer": None,
-    }
-    names = [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
-    return kind(**{name: known[name] for name in names})
 
 
 def test_a_lock_that_early_messages_led_to_survives_a_restart() -> None:
@@ -315,20 +303,14 @@ def test_forged_messages_are_reported_and_strangers_ignored() -> None:
 def test_a_full_room_leaves_out_early_messages_and_nothing_else() -> None:
     validator = Validator(MemorySegmentFolder())
     early = receive_vote(1, VoteType.PREVOTE, 5, A)
+    later = receive_vote(2, VoteType.PREVOTE, 6, A)
     while validator.log.has_room:
-        validator.log.keep_early(receive_vote_of_far_height())
+        validator.log.keep_early(later)
     validator.take(early, is_foreign=True)
     assert not validator.driver.has_messages_for(5)
     validator.take(make_start(5), is_foreign=False)
     validator.take(early, is_foreign=True)
     assert read_inputs(validator)[-1] == early
-
-
-FAR = receive_vote(2, VoteType.PREVOTE, 6, A)
-
-
-def receive_vote_of_far_height() -> VoteReceived:
-    return FAR
 
 
 def test_each_input_has_a_height() -> None:
