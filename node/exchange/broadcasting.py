@@ -24,7 +24,7 @@ from node.exchange.messages import (
 from p2p.network import Network, PeerId, Priority
 
 PARTS_PER_REPAIR_MAX = 16
-"""Parts sent to a peer in answer to one status."""
+"""Parts sent to a peer in answer to one status, of all blocks together."""
 
 
 class Broadcaster:
@@ -119,13 +119,17 @@ class Broadcaster:
         if votes:
             self._send_to(peer, VotesMessage(votes))
 
-    def send_parts_to(self, peer: PeerId, height: Height, parts: PartSet, had: bytes) -> None:
-        """Send a peer some of the parts that its bitmap lacks."""
+    def send_parts_to(
+        self, peer: PeerId, height: Height, parts: PartSet, had: bytes, count_max: int
+    ) -> int:
+        """Send a peer up to `count_max` of the parts that its bitmap lacks; return how many."""
         bitmap = int.from_bytes(had, "little")
         root = Hash(parts.block_id.parts_root)
         missing = [index for index in sorted(parts.parts) if not bitmap >> index & 1]
-        for index in missing[:PARTS_PER_REPAIR_MAX]:
+        sent = missing[:count_max]
+        for index in sent:
             self._send_to(peer, PartMessage(height, root, parts.parts[index]))
+        return len(sent)
 
     def _send(self, message: Message) -> None:
         self._network.broadcast(Priority.CONSENSUS, encode_message(message))

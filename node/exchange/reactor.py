@@ -19,7 +19,7 @@ from node.agreement.block_assembly import BlockAssembly
 from node.agreement.consensus_runner import ConsensusRunner
 from node.agreement.evidence_pool import EvidencePool
 from node.agreement.inbox import Incoming, IncomingPart
-from node.exchange.broadcasting import Broadcaster
+from node.exchange.broadcasting import PARTS_PER_REPAIR_MAX, Broadcaster
 from node.exchange.catching_up import CatchUp
 from node.exchange.messages import (
     NEIGHBOURS_MAX,
@@ -156,10 +156,12 @@ class Reactor:
         missing = self._parts.driver.get_repairs(status.round_status, REPAIR_MESSAGES_MAX)
         self._parts.broadcaster.send_votes_to(peer, missing)
         had = {item.parts_root: item.bitmap for item in status.parts}
-        for parts in self._parts.assembly.part_sets():
-            if parts.block_id.parts_root in had:
-                self._parts.broadcaster.send_parts_to(
-                    peer, position.next_height, parts, had[parts.block_id.parts_root]
+        room = PARTS_PER_REPAIR_MAX
+        for parts in reversed(self._parts.assembly.part_sets()):
+            bitmap = had.get(parts.block_id.parts_root)
+            if bitmap is not None and room > 0:
+                room -= self._parts.broadcaster.send_parts_to(
+                    peer, position.next_height, parts, bitmap, room
                 )
 
     async def handle_request(self, peer: PeerId, body: bytes) -> bytes:

@@ -94,10 +94,11 @@ def test_repair_sends_missing_parts_and_not_more_than_its_limit() -> None:
     root, pieces = split_block(raw)
     parts = BlockAssembly().add_whole(BlockId(Hash(bytes(32)), len(pieces), root), raw)
     broadcaster, network = make_broadcaster(A)
-    broadcaster.send_parts_to(A, Height(5), parts, b"\x03")
+    limit = PARTS_PER_REPAIR_MAX
+    assert broadcaster.send_parts_to(A, Height(5), parts, b"\x03", limit) == limit
     sent = [decode_message(body) for _, _, body in network.sent]
     indices = [message.part.index for message in sent if isinstance(message, PartMessage)]
     assert indices == list(range(2, 2 + PARTS_PER_REPAIR_MAX))
     network.sent.clear()
-    broadcaster.send_parts_to(A, Height(5), parts, b"\xff" * 32)
+    assert broadcaster.send_parts_to(A, Height(5), parts, b"\xff" * 32, limit) == 0
     assert network.sent == []
