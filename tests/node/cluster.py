@@ -107,7 +107,7 @@ def get_listen_address(number: int) -> str:
     return f"/ip4/127.0.0.1/tcp/{20_000 + number}/p2p/{peer_id}"
 
 
-class PowerFailure(Exception):
+class PowerFailure(Exception):  # noqa: N818 - it says what happened.
     """Raised by a test's storage: the node is gone at this very instruction."""
 
 

@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
+import trio
 from msgspec import Struct
 from quorate.chain.ids import INT64_MAX, Address, Hash, Int64, Uint32, Uint64
 from quorate.chain.receipt import MedianMetric, RoundOutcome, RoundReceipt, UpdateReceipt
-from quorate.chain.transaction import Transfer
+from quorate.chain.transaction import Transfer, compute_transaction_hash
 
+from node.events import EventType
 from node.views import JSON_SAFE_INTEGER_MAX, to_object, to_view
-from tests.node.cluster import USERS
+from tests.node.cluster import USERS, open_cluster, sign
 
 HASH = Hash(b"\xab" * 32)
 
@@ -76,3 +79,26 @@ def test_bodies_are_told_by_their_name() -> None:
 
 def test_views_of_memory_and_lists() -> None:
     assert to_view([memoryview(b"\x01"), None, RoundOutcome.FROZEN]) == ["01", None, "frozen"]
+
+
+async def test_a_decided_transaction_leaves_the_mempool_and_is_told(tmp_path: Path) -> None:
+    async with open_cluster(tmp_path, 1) as cluster:
+        services = cluster.members[0].running.services
+        raw = sign(USERS[0], 0, Transfer(USERS[1].address, 3))
+        hash_ = compute_transaction_hash(raw)
+        types = (EventType.BLOCK, EventType.TRANSACTION)
+        with services.events.subscribe(types, transactions=[hash_]) as events, trio.fail_after(20):
+            await services.mempool.submit_local(raw, None)
+            block: dict[str, object] = {}
+            async for event in events:
+                if event.type is EventType.TRANSACTION:
+                    assert event.data["hash"] == hash_.hex()
+                    assert event.data["status"] == "decided"
+                    assert event.data["height"] == block["height"]
+                    break
+                block = dict(event.data)
+        assert block["transactions"] == 1
+        assert services.mempool.count == 0
+        stored = services.storage.chain.find_transaction(hash_)
+        assert stored is not None
+        assert str(stored[0]) == block["height"]
