@@ -18,6 +18,7 @@ def build_app() -> typer.Typer:
         config,
         homes,
         keys,
+        maintenance,
         networks,
         settings,
         tasks,
@@ -52,6 +53,13 @@ def build_app() -> typer.Typer:
     app.add_typer(config.app, name="config")
     app.command(name="show-node-id")(homes.show_node_id)
     app.command(name="show-validator")(homes.show_validator)
+    app.command()(maintenance.inspect)
+    app.command()(maintenance.doctor)
+    app.command()(maintenance.backup)
+    app.command()(maintenance.rollback)
+    app.command()(maintenance.replay)
+    app.command(name="reset-state")(maintenance.reset_state)
+    app.command(name="unsafe-reset-all")(maintenance.unsafe_reset_all)
     app.command()(chain.version)
     return app
 

@@ -11,8 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -22,16 +21,12 @@ from quorate.chain.genesis import Genesis
 
 from node.agreement.signer import Signer
 from node.composition import Node, NodeStorage
-from node.config import Config, render_config
-from node.execution.divergence import DivergenceReports
+from node.config import Config
 from node.home import Home
 from node.key_files import read_node_key, read_validator_key
 from node.rpc.server import serve_metrics, serve_rpc
+from node.storage import open_storage
 from p2p.host import LibP2PNetwork
-from store.chain_store import ChainStore
-from store.database import LevelDatabase
-from store.payloads import PayloadStore
-from store.write_ahead_log import WriteAheadLog
 
 if TYPE_CHECKING:
     # The stubs of trio that come with libp2p keep this type here.
@@ -118,34 +113,6 @@ async def run_daemon(
             task_status.started()
         signal.setitimer(signal.ITIMER_REAL, 0)
         _log.info("stopped", height=node.services.executor.position.height)
-
-
-@contextmanager
-def open_storage(home: Home, config: Config) -> Iterator[NodeStorage]:
-    """Open the stores of a home folder that this process has locked; closed on leaving.
-
-    Raises
-    ------
-    StorageError
-        If one cannot be opened; the message says the way out.
-    """
-    with ExitStack() as stack:
-        database = LevelDatabase(home.blocks_folder)
-        stack.callback(database.close)
-        journal = LevelDatabase(home.mempool_folder)
-        stack.callback(journal.close)
-        payloads = PayloadStore(
-            database,
-            home.payloads_folder,
-            inline_bytes_max=config.storage.payload_inline_bytes_max,
-            total_bytes_max=config.storage.payload_bytes_max,
-        )
-        log = WriteAheadLog(
-            home.log_folder, segment_bytes_max=config.consensus.log_segment_bytes_max
-        )
-        stack.callback(log.close)
-        reports = DivergenceReports(home.reports_folder, render_config(config))
-        yield NodeStorage(ChainStore(database), payloads, log, journal, reports)
 
 
 def _open_signer(

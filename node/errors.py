@@ -11,6 +11,8 @@
     ├── SignerError           the signer refuses; nothing was signed
     │   ├── DoubleSignError   what was asked for contradicts what was signed before
     │   └── SignRecordError   the last-signed record is missing, damaged or somebody else's
+    ├── MaintenanceError      the operator's: what was asked of a stopped node cannot be done
+    │   └── ReplayDiffers     a stored block gives another result when it is executed again
     └── SubscriptionRefused   a client's: as many subscriptions as allowed are open already
 
 Owns the classes. Each message is a sentence that ends with the way out, and is shown to the
@@ -50,6 +52,14 @@ class DoubleSignError(SignerError):
 
 class SignRecordError(SignerError):
     """The last-signed record is missing, damaged or made for another key or chain."""
+
+
+class MaintenanceError(QuorateError):
+    """What was asked of a stopped node's data cannot be done; nothing was changed."""
+
+
+class ReplayDiffers(MaintenanceError):  # noqa: N818 - it says what is the matter.
+    """A stored block, executed again, gives another result than was decided."""
 
 
 class SubscriptionRefused(QuorateError):  # noqa: N818 - it says what happened.

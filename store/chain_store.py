@@ -23,9 +23,9 @@ from store.documents import (
     get_document_key,
     load_version,
 )
-from store.errors import DatabaseDamaged, FormatUnknown, NothingToUndo
+from store.errors import DatabaseDamaged, FormatUnknown
 from store.layout import encode_height, get_range
-from store.undo import load_undo, record_undo
+from store.undo import describe_missing, has_undo, load_undo, record_undo
 
 CHUNK_OPERATIONS = 20_000
 CHUNK_BYTES = 8 << 20
@@ -102,6 +102,11 @@ class ChainStore:
             raise DatabaseDamaged(_describe_contradiction("half of its facts are missing"))
         if chain is not None:
             self._load_facts(chain)
+
+    @property
+    def database(self) -> Database:
+        """The database that this lies in, to read from."""
+        return self._database
 
     @property
     def is_initialized(self) -> bool:
@@ -327,6 +332,12 @@ class ChainStore:
             self._write_in_chunks(find_old_versions(self._database, self._base))
         return pruned
 
+    @property
+    def can_roll_back(self) -> bool:
+        """Whether the last decided block can be taken back."""
+        is_parent_here = self._base < self._height or self._height == self._initial_height
+        return self._height > 0 and is_parent_here and has_undo(self._database, self._height)
+
     def rollback(self) -> int:
         """Take back the last decided block with all that belongs to it, in one synced batch.
 
@@ -343,14 +354,10 @@ class ChainStore:
             The store is as it was.
         """
         height = self._height
-        undo = load_undo(self._database, height) if height else None
+        undo = load_undo(self._database, height) if self.can_roll_back else None
         is_first = height == self._initial_height
-        if undo is None or (height == self._base and not is_first):
-            raise NothingToUndo(
-                f"Block {height} cannot be taken back: the database does not have the state before "
-                "it. Restore a backup, or let the node fetch the chain from its peers again with "
-                "`quorate reset-state`."
-            )
+        if undo is None:
+            raise describe_missing(height)
         batch = Batch()
         self._delete_height(batch, height)
         batch.operations += undo

@@ -47,6 +47,21 @@ STAGED_BYTES_MAX = 8 << 20
 _FILE_NAME = re.compile(r"[0-9a-f]{64}")
 
 
+def measure_payloads(database: Database, folder: Path) -> tuple[int, int]:
+    """Return how many payloads are stored and their bytes together, changing nothing.
+
+    Raises
+    ------
+    StorageInaccessible, DatabaseDamaged
+    """
+    sizes = [len(value) for _, value in database.iterate(*layout.get_range(layout.PAYLOAD))]
+    with translated_errors(folder):
+        if folder.exists():
+            files = (path for path in folder.iterdir() if _FILE_NAME.fullmatch(path.name))
+            sizes += [path.stat().st_size for path in files]
+    return len(sizes), sum(sizes)
+
+
 class PayloadStore:
     """Payloads in a database and a folder.
 

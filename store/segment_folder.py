@@ -5,6 +5,7 @@ bytes would survive a crash. Never looks at the bytes.
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -171,12 +172,35 @@ class FileSegmentFolder:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
 
-class MemorySegmentFolder:
-    """Segments in memory, which remember how much of each a power failure would spare."""
+def read_segments(folder: Path) -> dict[int, bytes]:
+    """Return the bytes of all segments in a folder, by index, without taking hold of it.
 
-    def __init__(self) -> None:
-        self._segments: dict[int, bytearray] = {}
-        self._synced: dict[int, int] = {}
+    Raises
+    ------
+    StorageInaccessible
+    """
+    with translated_errors(folder):
+        paths = {path.stem: path for path in folder.glob(f"*{_SUFFIX}")}
+        return {
+            int(name): path.read_bytes()
+            for name, path in sorted(paths.items())
+            if len(name) == _DIGITS and name.isdecimal()
+        }
+
+
+class MemorySegmentFolder:
+    """Segments in memory, which remember how much of each a power failure would spare.
+
+    Parameters
+    ----------
+    segments : mapping of int to bytes, optional
+        What is there already, by index; durable.
+    """
+
+    def __init__(self, segments: Mapping[int, bytes] | None = None) -> None:
+        given = segments or {}
+        self._segments = {index: bytearray(data) for index, data in given.items()}
+        self._synced = {index: len(data) for index, data in given.items()}
         self._current = 0
 
     def reopen(self, *, power_failed: bool = False) -> "MemorySegmentFolder":

@@ -9,7 +9,7 @@ from quorate.chain.errors import DecodeError
 
 from store import layout
 from store.database import Batch, Database
-from store.errors import DatabaseDamaged
+from store.errors import DatabaseDamaged, NothingToUndo
 from store.layout import encode_height
 
 UNDO_HEIGHTS_MAX = 16
@@ -37,6 +37,20 @@ def record_undo(database: Database, batch: Batch, height: int, keys: list[bytes]
     batch.put(layout.UNDO + encode_height(height), encode(before))
     if height > UNDO_HEIGHTS_MAX:
         batch.delete(layout.UNDO + encode_height(height - UNDO_HEIGHTS_MAX))
+
+
+def has_undo(database: Database, height: int) -> bool:
+    """Return whether it is recorded what the block of a height replaced."""
+    return database.get(layout.UNDO + encode_height(height)) is not None
+
+
+def describe_missing(height: int) -> NothingToUndo:
+    """Return the error about a block that cannot be taken back, with the way out."""
+    return NothingToUndo(
+        f"Block {height} cannot be taken back: the database does not have the state before it. "
+        "Restore a backup, or let the node fetch the chain from its peers again with `quorate "
+        "reset-state`."
+    )
 
 
 def load_undo(database: Database, height: int) -> _Entries | None:

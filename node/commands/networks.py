@@ -48,8 +48,9 @@ def start(
         bool,
         typer.Option(
             "--accept-missing-sign-record",
-            help="Start a validator without its record of what it signed last. Only for a key "
-            "that has never signed: with any other it may sign twice.",
+            help="Start a validator whose record of what it signed last is missing, or older than "
+            "its votes. Only if nobody else has its key, and the votes are long past: with any "
+            "other it may sign twice.",
         ),
     ] = False,
     home: HomeOption = None,

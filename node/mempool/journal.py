@@ -37,6 +37,11 @@ _RECORDS_END: Final = b"s"
 _SEQUENCE_BYTES: Final = 8
 
 
+def count_records(database: Database) -> int:
+    """Return how many accepted transactions a journal holds, without reading them."""
+    return sum(1 for _ in database.iterate(_RECORDS, _RECORDS_END))
+
+
 class JournalRecord(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """An accepted transaction, with its payload if that is small."""
 

@@ -9,19 +9,20 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 from quorate.chain.genesis import Genesis
+from quorate.chain.ids import Signature
 from quorate.chain.keys import PrivateKey
 
-from node.agreement.signer import Signer
+from node.agreement.signer import Signer, SignStep
 from node.composition import Node, NodeStorage
 from node.config import Config, write_config
-from node.daemon import open_storage
 from node.failures import find_failure
 from node.home import Home
 from node.key_files import make_node_key, write_node_key, write_validator_key
+from node.storage import open_storage
 from p2p.memory import MemoryNetwork
 from p2p.memory_hub import MemoryHub
 from p2p.network import NetworkConfig
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 WAIT_S = 30
-SEGMENT_BYTES_MAX = 1 << 20
 
 
 @dataclass
@@ -73,6 +73,32 @@ def write_member_home(home: Home, genesis: Genesis, key: PrivateKey | None, conf
         write_validator_key(home.validator_key_file, key)
 
 
+Signed = dict[tuple[bytes, int, int, int], set[bytes]]
+"""What validators have signed: by address, height, round and step."""
+
+
+class NotingSigner(Signer):
+    """Remembers all that it signs in the life of a test."""
+
+    def __init__(self, signed: Signed, *arguments: Any, **options: Any) -> None:
+        self._signed = signed
+        super().__init__(*arguments, **options)
+
+    def _sign(
+        self, domain: Any, height: int, round_: int, step: SignStep, sign_bytes: bytes
+    ) -> Signature:
+        signature = super()._sign(domain, height, round_, step, sign_bytes)
+        position = (self.key.address, height, round_, int(step))
+        self._signed.setdefault(position, set()).add(sign_bytes)
+        return signature
+
+
+def assert_nothing_signed_twice(signed: Signed) -> None:
+    assert signed
+    for position, found in signed.items():
+        assert len(found) == 1, f"signed twice: {position}"
+
+
 class FileCluster:
     """Nodes that run until the test is over, until they are stopped, or until they fail."""
 
@@ -85,6 +111,7 @@ class FileCluster:
         self.config = config
         self.hub = MemoryHub()
         self.members: list[FileMember] = []
+        self.signed: Signed = {}
 
     def add(self, key: PrivateKey | None) -> FileMember:
         number = len(self.members)
@@ -113,7 +140,8 @@ class FileCluster:
                 adapt(storage)
             signer = None
             if member.key is not None:
-                signer = Signer(
+                signer = NotingSigner(
+                    self.signed,
                     member.key,
                     member.home.validator_state_file,
                     CHAIN_ID,
@@ -131,11 +159,11 @@ class FileCluster:
         try:
             with stack, member.scope:
                 await member.running.run(task_status=task_status)
-        except BaseExceptionGroup as group:
-            member.failure = find_failure(group) or group
-            if isinstance(member.failure, BaseExceptionGroup):
-                # What is no expected failure is the last word of the node itself.
-                member.failure = _get_leaf(member.failure)
+        except trio.Cancelled:
+            raise
+        except BaseException as error:  # noqa: BLE001
+            # A defect is a failure, too: the test that looks at it tells them apart.
+            member.failure = find_failure(error) or _get_leaf(error)
         finally:
             member.stopped.set()
 
@@ -195,7 +223,6 @@ def make_fast_config() -> Config:
         timeout_propose_ms=300,
         timeout_prevote_ms=100,
         timeout_precommit_ms=100,
-        log_segment_bytes_max=SEGMENT_BYTES_MAX,
     )
 
 

@@ -1,0 +1,44 @@
+"""The stores of a home folder, opened together.
+
+Owns the order in which they are opened and closed. Never looks at what is in them.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from node.composition import NodeStorage
+from node.config import Config, render_config
+from node.execution.divergence import DivergenceReports
+from node.home import Home
+from store.chain_store import ChainStore
+from store.database import LevelDatabase
+from store.payloads import PayloadStore
+from store.write_ahead_log import WriteAheadLog
+
+
+@contextmanager
+def open_storage(home: Home, config: Config) -> Iterator[NodeStorage]:
+    """Open the stores of a home folder that this process has locked; closed on leaving.
+
+    Raises
+    ------
+    StorageError
+        If one cannot be opened; the message says the way out.
+    """
+    with ExitStack() as stack:
+        database = LevelDatabase(home.blocks_folder)
+        stack.callback(database.close)
+        journal = LevelDatabase(home.mempool_folder)
+        stack.callback(journal.close)
+        payloads = PayloadStore(
+            database,
+            home.payloads_folder,
+            inline_bytes_max=config.storage.payload_inline_bytes_max,
+            total_bytes_max=config.storage.payload_bytes_max,
+        )
+        log = WriteAheadLog(
+            home.log_folder, segment_bytes_max=config.consensus.log_segment_bytes_max
+        )
+        stack.callback(log.close)
+        reports = DivergenceReports(home.reports_folder, render_config(config))
+        yield NodeStorage(ChainStore(database), payloads, log, journal, reports)
