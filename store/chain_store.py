@@ -15,6 +15,7 @@ from quorate.chain.errors import InvariantError
 from quorate.chain.ids import HASH_BYTES, INT64_MAX
 
 from store import layout
+from store.chain_facts import check_format, decode_facts, describe_contradiction, encode_facts
 from store.database import Batch, Database
 from store.documents import (
     check_documents,
@@ -23,7 +24,8 @@ from store.documents import (
     get_document_key,
     load_version,
 )
-from store.errors import DatabaseDamaged, FormatUnknown
+from store.errors import DatabaseDamaged
+from store.held_writes import HeldWrites
 from store.layout import encode_height, get_range
 from store.undo import describe_missing, has_undo, load_undo, record_undo
 
@@ -93,15 +95,16 @@ class ChainStore:
     """
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self._database = HeldWrites(database)
         self._initial_height = self._base = self._height = 0
         stored_format, chain = database.get(_FORMAT_KEY), database.get(_CHAIN_KEY)
         if stored_format is not None:
-            _check_format(stored_format)
+            check_format(stored_format)
         if (stored_format is None) is not (chain is None):
-            raise DatabaseDamaged(_describe_contradiction("half of its facts are missing"))
+            raise DatabaseDamaged(describe_contradiction("half of its facts are missing"))
         if chain is not None:
-            self._load_facts(chain)
+            facts = decode_facts(chain)
+            self._initial_height, self._base, self._height = facts
 
     @property
     def database(self) -> Database:
@@ -172,12 +175,19 @@ class ChainStore:
         for name, document in documents.items():
             batch.put(get_document_key(name, initial_height - 1), document)
         batch.put(_FORMAT_KEY, layout.FORMAT_VERSION.to_bytes(_FORMAT_BYTES, "big"))
-        batch.put(_CHAIN_KEY, _encode_facts(initial_height, 0, 0))
+        batch.put(_CHAIN_KEY, encode_facts(initial_height, 0, 0))
         self._database.write(batch, sync=True)
         self._initial_height = initial_height
 
-    def commit(self, decided: DecidedBlock) -> None:
+    def commit(self, decided: DecidedBlock, *, is_held: bool = False) -> None:
         """Store a decided block with all that belongs to it, in one synced batch.
+
+        Parameters
+        ----------
+        decided : DecidedBlock
+        is_held : bool
+            Whether the batch may wait in memory, and become durable with the next one that does
+            not, or with `flush`. Readers see the block at once; a crash loses it.
 
         Raises
         ------
@@ -221,9 +231,27 @@ class ChainStore:
             if load_version(self._database, name, height) != document:
                 batch.put(get_document_key(name, height), document)
         base = self._base or height
-        batch.put(_CHAIN_KEY, _encode_facts(self._initial_height, base, height))
-        self._database.write(batch, sync=True)
+        batch.put(_CHAIN_KEY, encode_facts(self._initial_height, base, height))
+        if is_held:
+            self._database.hold(batch)
+        else:
+            self._database.write(batch, sync=True)
         self._base, self._height = base, height
+
+    @property
+    def held_bytes(self) -> int:
+        """The bytes of decided blocks, with all that belongs to them, that are not durable yet."""
+        return self._database.held_bytes
+
+    def flush(self) -> None:
+        """Make all decided blocks durable, in one batch.
+
+        Raises
+        ------
+        StorageError
+            The store on the disk is as it was.
+        """
+        self._database.flush()
 
     def load_block(self, height: int) -> bytes | None:
         """Return the block of a height, or None when it is not decided or pruned."""
@@ -323,7 +351,7 @@ class ChainStore:
         for height in range(self._base, retain_height):
             self._delete_height(batch, height)
             if len(batch.operations) >= CHUNK_OPERATIONS or height + 1 == retain_height:
-                facts = _encode_facts(self._initial_height, height + 1, self._height)
+                facts = encode_facts(self._initial_height, height + 1, self._height)
                 batch.put(_CHAIN_KEY, facts)
                 self._database.write(batch, sync=True)
                 self._base = height + 1
@@ -363,7 +391,7 @@ class ChainStore:
         batch.operations += undo
         batch.operations += find_versions_at(self._database, height)
         base, before = (0, 0) if is_first else (self._base, height - 1)
-        batch.put(_CHAIN_KEY, _encode_facts(self._initial_height, base, before))
+        batch.put(_CHAIN_KEY, encode_facts(self._initial_height, base, before))
         self._database.write(batch, sync=True)
         self._base, self._height = base, before
         return before
@@ -383,24 +411,12 @@ class ChainStore:
             return None
         return self._database.get(prefix + encode_height(height))
 
-    def _load_facts(self, facts: bytes) -> None:
-        size = layout.HEIGHT_BYTES
-        numbers = [
-            int.from_bytes(facts[start : start + size], "big") for start in range(0, 3 * size, size)
-        ]
-        initial_height, base, height = numbers
-        is_empty = base == height == 0
-        is_ordered = is_empty or initial_height <= base <= height
-        if len(facts) != 3 * size or not (initial_height > 0 and is_ordered):
-            raise DatabaseDamaged(_describe_contradiction(f"its facts are {facts.hex()}"))
-        self._initial_height, self._base, self._height = numbers
-
     def _delete_height(self, batch: Batch, height: int) -> None:
         at_height = encode_height(height)
         block_hash = self._load(layout.BLOCK_HASH, height)
         hashes = self._load(layout.TRANSACTION_HASHES, height)
         if block_hash is None or hashes is None:
-            raise DatabaseDamaged(_describe_contradiction(f"block {height} is missing"))
+            raise DatabaseDamaged(describe_contradiction(f"block {height} is missing"))
         batch.operations += [(prefix + at_height, None) for prefix in _BY_HEIGHT]
         batch.delete(layout.HEIGHT_BY_HASH + block_hash)
         batch.operations += [
@@ -422,25 +438,3 @@ class ChainStore:
 
 def _get_state_key(bucket: int, key: bytes) -> bytes:
     return layout.STATE + bucket.to_bytes(layout.BUCKET_BYTES, "big") + key
-
-
-def _encode_facts(initial_height: int, base: int, height: int) -> bytes:
-    return encode_height(initial_height) + encode_height(base) + encode_height(height)
-
-
-def _check_format(stored: bytes) -> None:
-    version = int.from_bytes(stored, "big")
-    if version != layout.FORMAT_VERSION:
-        raise FormatUnknown(
-            f"The database has format {version}, and this version understands format "
-            f"{layout.FORMAT_VERSION}: start the node with the version that wrote it, or move the "
-            "database away and start again to fetch the chain from its peers."
-        )
-
-
-def _describe_contradiction(detail: str) -> str:
-    return (
-        f"The chain in the database contradicts itself ({detail}): restore the database from a "
-        "backup; or move it away, keep the validator's last-signed record where it is, and start "
-        "the node again to fetch the chain from its peers."
-    )

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 
 import structlog
 import trio
-from quorate.chain.errors import CommitError, DecodeError
 from quorate.chain.ids import Height, Round
 from quorate.chain.vote import BlockId, Commit, Proposal
 
@@ -45,6 +44,7 @@ from consensus.inputs import (
 )
 from node.agreement.block_assembly import BlockAssembly
 from node.agreement.evidence_pool import EvidencePool
+from node.agreement.following import Follower
 from node.agreement.foreign_inputs import ForeignInputs
 from node.agreement.height_log import HeightLog
 from node.agreement.height_start import HeightStart
@@ -55,7 +55,6 @@ from node.agreement.timeliness import find_untimeliness
 from node.errors import DoubleSignError
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.catching_up import CatchUp
-from node.execution.block_checks import decode_decision
 from node.execution.executor import ExecutedBlock, Executor
 from node.execution.judging import Judge
 from node.execution.proposing import Proposer
@@ -106,6 +105,9 @@ class ConsensusRunner:
         self._parts = parts
         self._driver = parts.driver
         self._executor = parts.executor
+        self._follower = Follower(
+            parts.executor, parts.catch_up, parts.log, parts.signer, self._note_decided
+        )
         self._inbox = Inbox()
         self._scopes: set[trio.CancelScope] = set()
         self._early_parts: list[IncomingPart] = []
@@ -150,16 +152,21 @@ class ConsensusRunner:
                 self._recover()
                 nursery.start_soon(self._watch_fetched)
                 while True:
-                    self._take_fetched()
-                    if self._is_waiting and self._parts.height_start.is_due():
-                        self._start_height()
-                    with trio.move_on_at(self._get_wake_time()):
-                        self._handle(await self._inbox.get())
+                    if not (self._is_waiting and await self._follower.follow()):
+                        await self._go_on()
                     for _ in range(DRAIN_MAX):
                         try:
                             self._handle(self._inbox.get_nowait())
                         except trio.WouldBlock:
                             break
+
+    async def _go_on(self) -> None:
+        """Begin a height if there is a reason, and wait for something to handle."""
+        self._take_fetched()
+        if self._is_waiting and self._parts.height_start.is_due():
+            self._start_height()
+        with trio.move_on_at(self._get_wake_time()):
+            self._handle(await self._inbox.get())
 
     def _get_wake_time(self) -> float:
         return self._parts.height_start.get_time() if self._is_waiting else math.inf
@@ -328,10 +335,13 @@ class ConsensusRunner:
         executed = self._executor.commit(commit)
         self._parts.log.mark(commit.height)
         self._cancel_tasks()
-        self._parts.height_start.note_decision()
         self._is_waiting = True
-        self._parts.evidence.remove(executed.evidence)
         self._parts.catch_up.advance(commit.height)
+        self._note_decided(executed, commit)
+
+    def _note_decided(self, executed: ExecutedBlock, commit: Commit) -> None:
+        self._parts.height_start.note_decision()
+        self._parts.evidence.remove(executed.evidence)
         self._parts.on_decided(executed, commit)
 
     async def _execute_decided(self, commit: Commit) -> None:
@@ -367,23 +377,14 @@ class ConsensusRunner:
             self._inbox.wake()
 
     def _take_fetched(self) -> None:
-        height = self._executor.position.next_height
-        fetched = self._parts.catch_up.get(height)
-        if fetched is None:
-            return
+        fetched = self._parts.catch_up.get(self._executor.position.next_height)
         commit = None if self._is_waiting else self._driver.commit
         is_news = commit is None
         if commit is None:
-            try:
-                commit = decode_decision(
-                    fetched.block,
-                    fetched.commit,
-                    self._executor.chain_id,
-                    self._executor.position,
-                )
-            except (CommitError, DecodeError) as error:
-                self._parts.catch_up.refuse(fetched, str(error))
-                return
+            found = self._follower.find_next()
+            fetched, commit = found if found is not None else (None, None)
+        if fetched is None or commit is None:
+            return
         if self._is_waiting:
             self._start_height()
         parts = self._parts.assembly.add_whole(commit.block_id, fetched.block)
@@ -392,8 +393,6 @@ class ConsensusRunner:
             return
         self._parts.judge.notice(parts)
         if is_news:
-            if self._parts.signer is not None:
-                self._parts.signer.notice_commit(commit, self._executor.position.validators)
             self._step(CommitReceived(commit))
 
     # Restart.

@@ -108,13 +108,16 @@ class CatchUp:
 
     def advance(self, height: Height) -> None:
         """Note the chain's height; blocks up to it are dropped from the window."""
-        self.height = height
+        before, self.height = self.height, height
         self._level_at = trio.current_time()
         used = self._fetched.get(height)
         if used is not None and used.peer in self._claims:
             self._claims[used.peer].failures = 0
-        for old in [h for h in self._fetched if h <= height]:
-            self._drop(old)
+        if self._fetched:
+            # Nothing is fetched of heights that are over: there is no need to look at all.
+            for old in range(before + 1, height + 1):
+                if old in self._fetched:
+                    self._drop(Height(old))
 
     def get(self, height: Height) -> FetchedBlock | None:
         """Return the fetched block of a height, if it is here."""

@@ -130,6 +130,11 @@ class Executor:
         return self.state.next_due_time_ms
 
     @property
+    def held_bytes(self) -> int:
+        """The bytes of decided blocks that are not durable yet; see `commit`."""
+        return self._store.held_bytes
+
+    @property
     def chain_id(self) -> str:
         """The chain whose blocks these are."""
         return self._genesis.chain_id
@@ -192,7 +197,9 @@ class Executor:
             )
         )
 
-    async def judge(self, block_id: BlockId, raw: bytes) -> ExecutedBlock:
+    async def judge(
+        self, block_id: BlockId, raw: bytes, *, is_decided: bool = False
+    ) -> ExecutedBlock:
         """Execute a proposed block and compare its roots; remembered by block hash.
 
         Parameters
@@ -201,6 +208,8 @@ class Executor:
             What was proposed.
         raw : bytes
             The block as assembled from its parts, which hash to the id's root.
+        is_decided : bool
+            Whether nobody will vote for it any more, so that its payloads need not be durable yet.
 
         Raises
         ------
@@ -234,10 +243,18 @@ class Executor:
         self._require_position(position)
         validate_roots(block.header, result)
         hashes = tuple(hash_ for hash_, _ in transactions)
-        return self._keep(ExecutedBlock(block, block_id, raw, result, hashes, evidence))
+        executed = ExecutedBlock(block, block_id, raw, result, hashes, evidence)
+        return self._keep(executed, is_durable=not is_decided)
 
-    def commit(self, commit: Commit) -> ExecutedBlock:
+    def commit(self, commit: Commit, *, is_held: bool = False) -> ExecutedBlock:
         """Make a decided block durable and move on.
+
+        Parameters
+        ----------
+        commit : Commit
+            The proof of the decision.
+        is_held : bool
+            Whether it may become durable later, with `flush` or the next block that is not held.
 
         Raises
         ------
@@ -255,7 +272,8 @@ class Executor:
         )
         for data in result.artifacts.values():
             self._payloads.put(data, sync=False)
-        self._payloads.sync()
+        if not is_held:
+            self._payloads.sync()
         self._store.commit(
             DecidedBlock(
                 height=header.height,
@@ -267,7 +285,8 @@ class Executor:
                 state_writes=result.writes,
                 bucket_of=partial(compute_bucket, bucket_count=self._genesis.bucket_count),
                 documents={POSITION_DOCUMENT: position.encode()},
-            )
+            ),
+            is_held=is_held,
         )
         self.state.commit(result)
         self.position = position
@@ -275,9 +294,21 @@ class Executor:
         self._results.clear()
         return executed
 
-    def _keep(self, executed: ExecutedBlock) -> ExecutedBlock:
-        # Who votes for a block must not lose the payloads it names.
+    def flush(self) -> None:
+        """Make all decided blocks durable: first what they name, then the blocks.
+
+        Raises
+        ------
+        StorageError
+            If they cannot be written; the node stops.
+        """
         self._payloads.sync()
+        self._store.flush()
+
+    def _keep(self, executed: ExecutedBlock, *, is_durable: bool = True) -> ExecutedBlock:
+        # Who votes for a block must not lose the payloads it names.
+        if is_durable:
+            self._payloads.sync()
         while len(self._results) >= RESULTS_MAX:
             del self._results[next(iter(self._results))]
         self._results[executed.block_id.hash] = executed
