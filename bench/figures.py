@@ -216,7 +216,7 @@ def compute_latency(
 
 
 def _require_blocks(arrivals: Sequence[Arrival]) -> None:
-    if len(arrivals) < 3:
+    if len(arrivals) < 2:
         raise BenchError(f"Only {len(arrivals)} blocks came within the time: measure longer.")
     heights = [each.height for each in arrivals]
     if heights != list(range(heights[0], heights[0] + len(heights))):
