@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from quorate.chain.block import Block, split_block
 from quorate.chain.codec import decode, encode
 from quorate.chain.evidence import DuplicateVoteEvidence, make_duplicate_vote_evidence
-from quorate.chain.ids import Hash, Height, Signature
+from quorate.chain.ids import Address, Hash, Height, Signature
 from quorate.chain.transaction import Transfer
 from quorate.chain.vote import BlockId, Commit, VoteType
 from structlog.testing import capture_logs
@@ -36,7 +36,7 @@ from node.exchange.messages import (
     decode_status,
     encode_message,
 )
-from node.execution.executor import ExecutedBlock
+from node.execution.executor import BlockContents, ExecutedBlock
 from p2p.memory import MemoryNetwork
 from p2p.network import SCORE_MAX, PeerId, Priority, RequestRefused
 from tests.node.cluster import (
@@ -221,8 +221,10 @@ async def test_a_block_from_the_future_gets_nil_with_the_reason(
             executor = cluster.members[3].running.services.executor
             build, made = executor.build, []
 
-            async def build_early(proposer: object, time_ms: int, contents: object) -> object:
-                executed = await build(proposer, time_ms + 60_000, contents)  # type: ignore[arg-type]
+            async def build_early(
+                proposer: Address, time_ms: int, contents: BlockContents
+            ) -> ExecutedBlock:
+                executed = await build(proposer, time_ms + 60_000, contents)
                 made.append(executed.block_id)
                 return executed
 

@@ -1,5 +1,8 @@
 """Each reason to begin a height, alone."""
 
+# The fixture `autojump_clock` works by being asked for.
+# ruff: noqa: ARG001
+
 import math
 from collections.abc import Callable
 from typing import Any
@@ -62,7 +65,7 @@ async def make_world(empty_blocks: EmptyBlocks = NEVER) -> World:
     return World(chain, empty_blocks)
 
 
-async def test_nothing_is_no_reason(autojump_clock: object) -> None:  # noqa: ARG001
+async def test_nothing_is_no_reason(autojump_clock: object) -> None:
     world = await make_world()
     assert not world.start.is_due()
     assert world.start.get_time() == math.inf
@@ -110,7 +113,7 @@ async def test_messages_and_blocks_of_later_heights_are_no_reason() -> None:
     assert not world.start.is_due()
 
 
-async def test_a_training_round_that_is_due_is_a_reason(autojump_clock: object) -> None:  # noqa: ARG001
+async def test_a_training_round_that_is_due_is_a_reason(autojump_clock: object) -> None:
     world = await make_world()
     world.executor.next_due_time_ms = 4000
     assert not world.start.is_due()
@@ -120,7 +123,7 @@ async def test_a_training_round_that_is_due_is_a_reason(autojump_clock: object) 
     assert world.start.get_time() == pytest.approx(trio.current_time())
 
 
-async def test_empty_blocks_come_at_their_interval(autojump_clock: object) -> None:  # noqa: ARG001
+async def test_empty_blocks_come_at_their_interval(autojump_clock: object) -> None:
     world = await make_world(EmptyBlocks(is_enabled=True, interval_s=5))
     began = trio.current_time()
     assert world.start.get_time() == began + 5

@@ -6,7 +6,7 @@ import pytest
 import trio
 from msgspec.structs import replace
 from quorate.chain.block import PART_BYTES, BlockPart, split_block
-from quorate.chain.ids import Hash, Height
+from quorate.chain.ids import Hash, Height, Round
 from quorate.chain.merkle import MerkleProof
 from quorate.chain.vote import BlockId
 
@@ -18,7 +18,7 @@ from p2p.network import PeerId
 RAW = os.urandom(3 * PART_BYTES + 17)
 ROOT, PARTS = split_block(RAW)
 BLOCK = BlockId(Hash(b"\x01" * 32), len(PARTS), ROOT)
-ITEM = Incoming(TimeoutElapsed(TimeoutKind.PROPOSE, Height(1), 0), PeerId("p"))  # type: ignore[arg-type]
+ITEM = Incoming(TimeoutElapsed(TimeoutKind.PROPOSE, Height(1), Round(0)), PeerId("p"))
 
 
 def make_id(number: int) -> BlockId:

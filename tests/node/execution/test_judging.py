@@ -1,5 +1,8 @@
 """The judge: it waits for what is missing, and for nothing that cannot be right."""
 
+# The fixture `autojump_clock` works by being asked for.
+# ruff: noqa: ARG001
+
 import os
 from typing import Any
 
@@ -68,7 +71,7 @@ async def test_the_parts_are_waited_for_and_then_judged() -> None:
     assert found[0].block == executed.block
 
 
-async def test_a_block_that_made_room_is_taken_up_again(autojump_clock: object) -> None:  # noqa: ARG001
+async def test_a_block_that_made_room_is_taken_up_again(autojump_clock: object) -> None:
     chain = ExecutionChain(make_genesis())
     executed = await ExecutionChain(chain.genesis).build()
     judge, assembly, _ = make_judge(chain)
