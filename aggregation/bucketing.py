@@ -27,7 +27,7 @@ from hashlib import sha256
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregation.columns import ColumnSource
+from aggregation.columns import BlockRoom, ColumnSource
 from aggregation.trimmed_mean import compute_rows_mean
 
 BUCKET_SIZE_DEFAULT = 2
@@ -51,11 +51,12 @@ class BucketedSource:
         self.dimension = source.dimension
         self._source = source
         self._buckets = buckets
+        self._room = BlockRoom()
 
     def read(self, start: int, stop: int) -> NDArray[np.int16]:
         """Return columns start..stop of the buckets' means; see `ColumnSource.read`."""
         rows = self._source.read(start, stop)
-        block = np.empty((self.n_updates, stop - start), np.int16)
+        block = self._room.view(self.n_updates, stop - start)
         for mean, bucket in zip(block, self._buckets, strict=True):
             mean[:] = compute_rows_mean([rows[index] for index in bucket])
         return block

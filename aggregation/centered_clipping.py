@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregation.arithmetic import SCORE_FRACTION_BITS, SCORE_ONE
-from aggregation.columns import ColumnSource
+from aggregation.columns import BlockRoom, ColumnSource
 from aggregation.combination import WEIGHTS_TOTAL_MAX, combine_updates, compute_squared_gaps
 from aggregation.distances import compute_gram
 from aggregation.verdict import Verdict
@@ -55,10 +55,11 @@ class CenteredSource:
         self.dimension = source.dimension
         self._source = source
         self._previous = previous
+        self._room = BlockRoom()
 
     def read(self, start: int, stop: int) -> NDArray[np.int16]:
         """Return columns start..stop of p and the updates; see `ColumnSource.read`."""
-        block = np.empty((self.n_updates, stop - start), np.int16)
+        block = self._room.view(self.n_updates, stop - start)
         block[0] = self._previous[start:stop]
         block[1:] = self._source.read(start, stop)
         return block

@@ -19,7 +19,7 @@ from quorate.chain.errors import ErrorCode
 from quorate.chain.task import PARAMETERS_MAX, UPDATES_PER_ROUND_MAX
 
 from aggregation.arithmetic import INT16_ABS_MAX
-from aggregation.errors import UpdateError
+from aggregation.errors import BoundError, UpdateError
 
 COLUMNS_MAX = 1 << 15
 """Columns of a block at most: 2^15 products of two int16 values sum to at most 2^45."""
@@ -62,7 +62,9 @@ class ColumnSource(Protocol):
         """The number of parameters d, at least 1."""
 
     def read(self, start: int, stop: int) -> NDArray[np.int16]:
-        """Return columns start..stop as a fresh contiguous array that the reader may overwrite.
+        """Return columns start..stop as a contiguous array that the reader may overwrite.
+
+        It is the reader's until the next read, which may use the same memory again.
 
         Parameters
         ----------
@@ -76,11 +78,28 @@ class ColumnSource(Protocol):
         """
 
 
+class BlockRoom:
+    """Room for the blocks of a source, used again for every one.
+
+    Allocating a block anew for each read makes the system map and clear its pages each time, which
+    costs several times what copying into it does.
+    """
+
+    def __init__(self) -> None:
+        self._room = np.empty(0, np.int16)
+
+    def view(self, rows: int, columns: int) -> NDArray[np.int16]:
+        """Return the room as an array (rows, columns), its contents left over from the last use."""
+        if rows * columns > self._room.size:
+            self._room = np.empty(rows * columns, np.int16)
+        return self._room[: rows * columns].reshape(rows, columns)
+
+
 class RowSource:
-    """The caller's updates, checked once and then read in blocks."""
+    """The caller's updates, checked when they are first read."""
 
     def __init__(self, updates: Sequence[UpdateColumns]) -> None:
-        """Check the shapes and the integers of the updates.
+        """Check the shapes of the updates; their integers are checked by the first reads.
 
         Parameters
         ----------
@@ -90,8 +109,8 @@ class RowSource:
         Raises
         ------
         UpdateError
-            If there is none or too many, if one has another dtype, shape or length than the
-            first, or if one contains -32768.
+            If there is none or too many, or if one has another dtype, shape or length than the
+            first.
         """
         if not 1 <= len(updates) <= UPDATES_PER_ROUND_MAX:
             raise UpdateError(
@@ -114,32 +133,51 @@ class RowSource:
                     f" expected int16 of shape ({self.dimension},)",
                 )
         self._updates = tuple(updates)
-        self.saturated = sum(self._count_saturated(update) for update in self._updates)
-        """How many integers of all updates are +-32767, where encoding cut them off."""
+        self._room = BlockRoom()
+        self._checked = 0
+        self._saturated = 0
 
-    def _count_saturated(self, update: UpdateColumns) -> int:
-        saturated = 0
-        for start in range(0, self.dimension, COLUMNS_MAX):
-            part = update[start : start + COLUMNS_MAX]
-            low, high = int(part.min()), int(part.max())
-            if low < -INT16_ABS_MAX:
-                raise UpdateError(
-                    ErrorCode.VALUE_OUT_OF_RANGE,
-                    "an update contains -32768; its integers are within +-32767",
-                )
-            # Extremes are rare: most blocks need no second look.
-            if high == INT16_ABS_MAX:
-                saturated += int(np.count_nonzero(part == INT16_ABS_MAX))
-            if low == -INT16_ABS_MAX:
-                saturated += int(np.count_nonzero(part == -INT16_ABS_MAX))
-        return saturated
+    @property
+    def saturated(self) -> int:
+        """How many integers of all updates are +-32767, where encoding cut them off.
+
+        Raises
+        ------
+        BoundError
+            If not all columns have been read.
+        """
+        if self._checked < self.dimension:
+            raise BoundError(f"of {self.dimension} columns only {self._checked} were read")
+        return self._saturated
 
     def read(self, start: int, stop: int) -> NDArray[np.int16]:
-        """Return columns start..stop of all updates; see `ColumnSource.read`."""
-        block = np.empty((self.n_updates, stop - start), np.int16)
+        """Return columns start..stop of all updates; see `ColumnSource.read`.
+
+        Raises
+        ------
+        UpdateError
+            If one of them is -32768, which is looked for when columns are read for the first time.
+        """
+        block = self._room.view(self.n_updates, stop - start)
         for row, update in zip(block, self._updates, strict=True):
             row[:] = update[start:stop]
+        if start <= self._checked < stop:
+            self._check(block[:, self._checked - start :])
+            self._checked = stop
         return block
+
+    def _check(self, block: NDArray[np.int16]) -> None:
+        low, high = int(block.min()), int(block.max())
+        if low < -INT16_ABS_MAX:
+            raise UpdateError(
+                ErrorCode.VALUE_OUT_OF_RANGE,
+                "an update contains -32768; its integers are within +-32767",
+            )
+        # Extremes are rare: most blocks need no second look.
+        if high == INT16_ABS_MAX:
+            self._saturated += int(np.count_nonzero(block == INT16_ABS_MAX))
+        if low == -INT16_ABS_MAX:
+            self._saturated += int(np.count_nonzero(block == -INT16_ABS_MAX))
 
 
 def get_block_width(source: ColumnSource) -> int:

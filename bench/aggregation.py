@@ -1,128 +1,162 @@
-"""Time every aggregation rule: a table for people, JSON for comparing.
+"""Time every aggregation rule beside Flower and ByzFL: a table for people, JSON for comparing.
 
-Owns the measurement of the aggregation package. Never judges a figure: machines differ.
+Owns the comparison. Never judges a figure: machines differ, and so do their neighbours.
 
-Run as `python -m bench.aggregation --n 32 --dim 100000 1000000 [--json FILE]`. Set
-OPENBLAS_NUM_THREADS=1 to measure what one node does on one core.
+Run as `python -m bench.aggregation --n 32 100 --dim 100000 1000000 10000000 [--json FILE]`. Every
+case has a process of its own, one after the other, with as many threads as `--threads` says (one by
+default, as a node has). Ratios are of processor time, which other work on the machine disturbs
+least; milliseconds of both kinds are in the JSON. Libraries that are not installed are left out:
+`pip install --group peers` brings them.
 """
 
 import argparse
 import json
-import resource
-import time
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-from quorate.chain.task import DEFAULT_RULE, AggregationRule, Stage
+from quorate.chain.task import AggregationRule
 
-from aggregation import aggregate, compute_cost, compute_updates_min
-
-COMPOSITIONS: tuple[tuple[Stage, ...], ...] = (
-    (Stage.MEAN,),
-    (Stage.CLIP, Stage.MEAN),
-    (Stage.MEDIAN,),
-    (Stage.TRIMMED_MEAN,),
-    (Stage.MULTI_KRUM,),
-    (Stage.NNM, Stage.TRIMMED_MEAN),
-    DEFAULT_RULE,
+from aggregation import compute_updates_min
+from bench.aggregation_cases import (
+    BYZFL,
+    FLOWER,
+    OURS,
+    PEERS,
+    RULES,
+    Figures,
+    compute_num_byzantine,
+    is_available,
 )
-REPEATS_MAX = 5
-SECONDS_PER_RULE = 2.0
+
+CASE_SECONDS_MAX: Final = 60
+MEMORY_MIB_DEFAULT: Final = 12 << 10
 
 
 @dataclass(frozen=True)
-class Timing:
-    """One rule's figures: the best of some runs, in milliseconds, and its cost in the protocol."""
+class Failure:
+    """A case without figures: it took too long, or wanted too much memory."""
 
+    library: str
     rule: str
     n_updates: int
     dimension: int
-    num_byzantine: int
-    best_ms: float
-    ns_per_value: float
-    cost: int
+    cause: str
 
 
-def make_updates(n_updates: int, dimension: int) -> list[NDArray[np.int16]]:
-    """Draw updates that have a direction in common, of differing lengths."""
-    generator = np.random.default_rng(0)
-    common = generator.normal(0, 1000, dimension).astype(np.float32)
-    updates = []
-    for index in range(n_updates):
-        noise = generator.standard_normal(dimension, np.float32) * 2000
-        scaled = (common + noise) * (0.5 + index / n_updates)
-        updates.append(np.clip(scaled, -32767, 32767).astype(np.int16))
-    return updates
+Outcome = Figures | Failure
 
 
-def time_rule(rule: AggregationRule, updates: Sequence[NDArray[np.int16]]) -> Timing:
-    """Aggregate a few times, for about two seconds at most, and keep the best time."""
-    best = float("inf")
-    spent = 0.0
-    for _ in range(REPEATS_MAX):
-        started = time.perf_counter()
-        aggregate(rule, updates)
-        elapsed = time.perf_counter() - started
-        best = min(best, elapsed)
-        spent += elapsed
-        if spent > SECONDS_PER_RULE:
-            break
-    n_updates, dimension = len(updates), updates[0].size
-    return Timing(
-        rule=" > ".join(rule.stages),
-        n_updates=n_updates,
-        dimension=dimension,
-        num_byzantine=rule.num_byzantine,
-        best_ms=best * 1e3,
-        ns_per_value=best * 1e9 / (n_updates * dimension),
-        cost=compute_cost(rule, n_updates, dimension),
+def run_case(
+    library: str, rule: str, n_updates: int, dimension: int, *, threads: int, memory_mib: int
+) -> Outcome:
+    """Measure one case in a process of its own."""
+    case = (library, rule, n_updates, dimension)
+    limits = {"OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"}
+    environment = os.environ | {
+        **dict.fromkeys(limits, str(threads)),
+        "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+    }
+    command = [sys.executable, "-m", "bench.aggregation_cases", *map(str, case)]
+    try:
+        finished = subprocess.run(
+            [*command, str(threads), str(memory_mib)],
+            env=environment,
+            cwd=Path(__file__).resolve().parents[1],
+            capture_output=True,
+            text=True,
+            timeout=CASE_SECONDS_MAX,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return Failure(*case, f"over {CASE_SECONDS_MAX} s")
+    if finished.returncode == 0:
+        return Figures(**json.loads(finished.stdout.splitlines()[-1]))
+    is_memory = any(
+        words in finished.stderr
+        for words in ("MemoryError", "can't allocate", "Unable to allocate")
+    )
+    if not is_memory:
+        raise RuntimeError(f"{case} failed:\n{finished.stderr}")
+    return Failure(*case, f"over {memory_mib / 1024:.0f} GiB")
+
+
+def run_all(options: argparse.Namespace) -> list[Outcome]:
+    """Measure all cases, one after the other, printing a line for each rule and size."""
+    libraries = [library for library in (OURS, FLOWER, BYZFL) if is_available(library)]
+    outcomes: list[Outcome] = []
+    print_heading()
+    for n_updates in options.n:
+        for dimension in options.dim:
+            for rule in options.rules:
+                f = compute_num_byzantine(rule, n_updates)
+                if compute_updates_min(AggregationRule(RULES[rule], f)) > n_updates:
+                    continue
+                row = [
+                    run_case(
+                        library,
+                        rule,
+                        n_updates,
+                        dimension,
+                        threads=options.threads,
+                        memory_mib=options.memory_mib,
+                    )
+                    for library in libraries
+                    if library == OURS or rule in PEERS[library]
+                ]
+                print_row(rule, n_updates, f, dimension, row)
+                outcomes += row
+    return outcomes
+
+
+def print_heading() -> None:
+    """Print what the columns are."""
+    print(
+        f"{'rule':18} {'n':>4} {'f':>3} {'d':>10} {'ms':>9} {'ns/value':>8} {'peak':>5}"
+        f" {'flower ms':>10} {'ratio':>6} {'peak':>5} {'byzfl ms':>10} {'ratio':>6} {'peak':>5}"
     )
 
 
-def time_all(n_updates: int, dimension: int) -> list[Timing]:
-    """Time every composition that so many updates admit, with a quarter of them hostile."""
-    updates = make_updates(n_updates, dimension)
-    timings = []
-    for stages in COMPOSITIONS:
-        num_byzantine = 0 if stages == (Stage.MEAN,) else n_updates // 4
-        rule = AggregationRule(stages, num_byzantine)
-        if compute_updates_min(rule) <= n_updates:
-            timings.append(time_rule(rule, updates))
-    return timings
-
-
-def print_table(timings: Sequence[Timing]) -> None:
-    """Print one line a rule."""
-    print(f"{'rule':30} {'n':>5} {'f':>4} {'d':>10} {'ms':>10} {'ns/value':>9} {'cost':>13}")
-    for timing in timings:
-        print(
-            f"{timing.rule:30} {timing.n_updates:5} {timing.num_byzantine:4}"
-            f" {timing.dimension:10,} {timing.best_ms:10.2f} {timing.ns_per_value:9.2f}"
-            f" {timing.cost:13,}"
-        )
+def print_row(rule: str, n_updates: int, f: int, dimension: int, row: Sequence[Outcome]) -> None:
+    """Print one rule: ours, then each peer with how many times as long it took."""
+    found = {outcome.library: outcome for outcome in row}
+    ours = found[OURS]
+    cells = [f"{rule:18} {n_updates:4} {f:3} {dimension:10,}"]
+    if isinstance(ours, Failure):
+        cells.append(f"{ours.cause:>24}")
+    else:
+        per_value = ours.cpu_ms * 1e6 / (n_updates * dimension)
+        cells.append(f"{ours.cpu_ms:9.1f} {per_value:8.2f} {ours.peak_ratio:5.1f}")
+    for library in (FLOWER, BYZFL):
+        peer = found.get(library)
+        if peer is None:
+            cells.append(f"{'-':>10} {'':6} {'':5}")
+        elif isinstance(peer, Failure) or isinstance(ours, Failure):
+            cause = peer.cause if isinstance(peer, Failure) else ""
+            cells.append(f"{cause:>10} {'':6} {'':5}")
+        else:
+            ratio = peer.cpu_ms / ours.cpu_ms
+            cells.append(f"{peer.cpu_ms:10.1f} {ratio:6.2f} {peer.peak_ratio:5.1f}")
+    print(" ".join(cells), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line, measure, print, and write JSON if asked to."""
     parser = argparse.ArgumentParser(prog="bench.aggregation", description="Time every rule.")
-    parser.add_argument("--n", type=int, nargs="+", default=[32], help="updates of a round")
-    parser.add_argument("--dim", type=int, nargs="+", default=[100_000, 1_000_000])
+    parser.add_argument("--n", type=int, nargs="+", default=[32, 100], help="updates of a round")
+    parser.add_argument("--dim", type=int, nargs="+", default=[10**5, 10**6, 10**7])
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
+    parser.add_argument("--threads", type=int, default=1, help="threads of each library")
+    parser.add_argument("--memory-mib", type=int, default=MEMORY_MIB_DEFAULT, help="per case")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
-    timings = [
-        timing
-        for n_updates in options.n
-        for dimension in options.dim
-        for timing in time_all(n_updates, dimension)
-    ]
-    print_table(timings)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory of the process: {peak_mb:.0f} MiB")
+    outcomes = run_all(options)
     if options.json:
-        figures = {"timings": [asdict(timing) for timing in timings], "peak_mib": peak_mb}
+        figures = {"cases": [asdict(outcome) for outcome in outcomes]}
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 
 

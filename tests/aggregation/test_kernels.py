@@ -291,3 +291,16 @@ def test_both_ways_of_ranking_agree_at_their_border(n: int) -> None:
         expected = np.sort(block, axis=0)[drop : n - drop]
         kept = np.sort(np.array(ranking.keep_middle(block.copy(), drop)), axis=0)
         assert np.array_equal(kept, expected)
+
+
+def test_a_source_checks_each_column_once_and_uses_its_room_again() -> None:
+    rows = [np.array([1, 32767, 3, 4], np.int16), np.array([-32767, 6, 7, 32767], np.int16)]
+    source = columns.RowSource(rows)
+    first = source.read(0, 2)
+    with pytest.raises(BoundError, match="of 4 columns only 2 were read"):
+        _ = source.saturated
+    first[:] = 0  # The reader's to overwrite; the caller's arrays are not.
+    assert source.read(1, 4).tolist() == [[32767, 3, 4], [6, 7, 32767]]
+    assert source.read(0, 4).tolist() == [row.tolist() for row in rows]
+    assert source.saturated == 3
+    assert np.shares_memory(source.read(0, 2), source.read(2, 4))
