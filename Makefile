@@ -37,7 +37,7 @@ CHOSEN_PYTHON = $(PYTHON)
 endif
 INSTALLED := $(LOCKED)-installed
 
-.PHONY: help demo test check bench bench-aggregation env lock upgrade format hooks clean
+.PHONY: help demo test check bench bench-aggregation bench-sync env lock upgrade format hooks clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +60,9 @@ bench: $(INSTALLED) ## Measure a localnet of four processes: throughput, latency
 
 bench-aggregation: $(INSTALLED) ## Measure each aggregation rule.
 	@$(BIN)/python -m bench.aggregation
+
+bench-sync: $(INSTALLED) ## Measure how fast a fresh node catches up.
+	@$(BIN)/python -m bench.sync $(ARGS)
 
 env: $(INSTALLED) ## Create .venv and install everything (the other targets do it by themselves).
 

@@ -26,6 +26,7 @@ from ledger.state import State, compute_bucket
 from node.agreement.block_assembly import BlockAssembly
 from node.agreement.consensus_runner import ConsensusParts, ConsensusRunner
 from node.agreement.evidence_pool import EvidencePool
+from node.agreement.following import Follower
 from node.agreement.foreign_inputs import ForeignInputs
 from node.agreement.height_log import HeightLog
 from node.agreement.height_start import EmptyBlocks, HeightStart
@@ -39,6 +40,7 @@ from node.events import EventBus
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.catching_up import CatchUp
 from node.exchange.payload_exchange import PayloadExchange
+from node.exchange.payloads_ahead import PayloadsAhead
 from node.exchange.reactor import Reactor, ReactorParts
 from node.exchange.serving import Server
 from node.exchange.transaction_gossip import TransactionGossip
@@ -270,6 +272,7 @@ class Node:
                 now_ms,
             )
         )
+        ahead = PayloadsAhead(executor.chain_id, self._catch_up, self._exchange.want)
         empty_blocks = EmptyBlocks(
             config.consensus.create_empty_blocks, config.consensus.empty_block_interval_ms / 1000
         )
@@ -283,6 +286,7 @@ class Node:
             judge=judge,
             proposer=proposer,
             catch_up=self._catch_up,
+            follower=Follower(executor, self._catch_up, log, signer, ahead),
             evidence=evidence,
             height_start=HeightStart(
                 executor,

@@ -82,6 +82,7 @@ class ConsensusParts:
     judge: Judge
     proposer: Proposer | None
     catch_up: CatchUp
+    follower: Follower
     evidence: EvidencePool
     height_start: HeightStart
     foreign: ForeignInputs
@@ -105,9 +106,6 @@ class ConsensusRunner:
         self._parts = parts
         self._driver = parts.driver
         self._executor = parts.executor
-        self._follower = Follower(
-            parts.executor, parts.catch_up, parts.log, parts.signer, self._note_decided
-        )
         self._inbox = Inbox()
         self._scopes: set[trio.CancelScope] = set()
         self._early_parts: list[IncomingPart] = []
@@ -152,13 +150,16 @@ class ConsensusRunner:
                 self._recover()
                 nursery.start_soon(self._watch_fetched)
                 while True:
-                    if not (self._is_waiting and await self._follower.follow()):
+                    if not (self._is_waiting and await self._follow()):
                         await self._go_on()
                     for _ in range(DRAIN_MAX):
                         try:
                             self._handle(self._inbox.get_nowait())
                         except trio.WouldBlock:
                             break
+
+    async def _follow(self) -> bool:
+        return await self._parts.follower.follow(self._note_decided)
 
     async def _go_on(self) -> None:
         """Begin a height if there is a reason, and wait for something to handle."""
@@ -381,7 +382,7 @@ class ConsensusRunner:
         commit = None if self._is_waiting else self._driver.commit
         is_news = commit is None
         if commit is None:
-            found = self._follower.find_next()
+            found = self._parts.follower.find_next()
             fetched, commit = found if found is not None else (None, None)
         if fetched is None or commit is None:
             return

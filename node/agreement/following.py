@@ -22,6 +22,7 @@ from quorate.chain.vote import Commit
 from node.agreement.height_log import HeightLog
 from node.agreement.signer import Signer
 from node.exchange.catching_up import CatchUp, FetchedBlock
+from node.exchange.payloads_ahead import PayloadsAhead
 from node.execution.block_checks import decode_decision
 from node.execution.executor import ExecutedBlock, Executor
 
@@ -44,8 +45,8 @@ class Follower:
         Told of the last height of each group.
     signer : Signer or None
         Looks for own votes in the commits that its record lacks.
-    on_decided : callable
-        Told of each block once it is durable.
+    ahead : PayloadsAhead
+        Asks for payloads before they are needed.
     """
 
     def __init__(
@@ -54,16 +55,21 @@ class Follower:
         catch_up: CatchUp,
         log: HeightLog,
         signer: Signer | None,
-        on_decided: Callable[[ExecutedBlock, Commit], None],
+        ahead: PayloadsAhead,
     ) -> None:
         self._executor = executor
         self._catch_up = catch_up
         self._log = log
         self._signer = signer
-        self._on_decided = on_decided
+        self._ahead = ahead
 
-    async def follow(self) -> bool:
+    async def follow(self, on_decided: Callable[[ExecutedBlock, Commit], None]) -> bool:
         """Apply a group of fetched blocks; tell whether any was applied.
+
+        Parameters
+        ----------
+        on_decided : callable
+            Told of each block once it is durable.
 
         Raises
         ------
@@ -88,6 +94,8 @@ class Follower:
             # Also when a later block stops the node: what is applied is right.
             if group:
                 self._end(group)
+                for executed, commit in group:
+                    on_decided(executed, commit)
         return bool(group)
 
     def find_next(self) -> tuple[FetchedBlock, Commit] | None:
@@ -123,9 +131,14 @@ class Follower:
         if found is None:
             return None
         fetched, commit = found
+        self._ahead.look(self._executor.position)
         try:
             await self._executor.judge(commit.block_id, fetched.block, is_decided=True)
-        except (BlockError, PendingError):
+        except PendingError:
+            self._ahead.note_missing()
+            self._ahead.look(self._executor.position)
+            return None
+        except BlockError:
             return None
         executed = self._executor.commit(commit, is_held=True)
         self._catch_up.advance(commit.height)
@@ -134,5 +147,3 @@ class Follower:
     def _end(self, group: list[tuple[ExecutedBlock, Commit]]) -> None:
         self._executor.flush()
         self._log.mark(group[-1][1].height)
-        for executed, commit in group:
-            self._on_decided(executed, commit)

@@ -27,6 +27,8 @@ PULLS_MAX = 8
 """Payloads pulled at a time."""
 RANGE_TIMEOUT_S = 10.0
 RETRY_DELAY_S = 0.2
+THREAD_BYTES_MIN = 128 * 1024
+"""A payload of this size or more is stored in a thread."""
 ATTEMPTS_MAX = 50
 WRONG_PAYLOAD_PENALTY = 20
 
@@ -126,16 +128,21 @@ class PayloadExchange:
                 wanted.attempts += 1
                 data = await self._pull_from(peer, payload_hash, wanted.size)
                 if data is not None:
-                    self._store(payload_hash, data)
+                    await self._store(payload_hash, data)
                     return
             wanted.attempts += 1
             await trio.sleep(RETRY_DELAY_S)
         if not self._payloads.has(payload_hash):
             _log.warning("payload_not_found", payload=payload_hash.hex(), asked=wanted.attempts)
 
-    def _store(self, payload_hash: Hash, data: bytes) -> None:
+    async def _store(self, payload_hash: Hash, data: bytes) -> None:
         try:
-            self._payloads.put_expected(payload_hash, data)
+            if len(data) < THREAD_BYTES_MIN:
+                # Durable with the vote, or with the block, for which it is here.
+                self._payloads.put_expected(payload_hash, data, sync=False)
+            else:
+                # Votes need not wait for a large file to reach the disk.
+                await trio.to_thread.run_sync(self._payloads.put_expected, payload_hash, data)
         except PayloadRefused as error:
             # What others send must not stop the node. Whoever needs it asks again, so that the
             # node goes on by itself once there is room.

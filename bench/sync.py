@@ -1,0 +1,282 @@
+"""Measure how fast a fresh node catches up: blocks per second, and megabytes of payloads.
+
+Owns the homes of the serving nodes and of the one that catches up, all real processes over
+libp2p on loopback, and the clock. Never judges a figure: machines differ.
+
+Run as `python -m bench.sync [--blocks 5000] [--payload-blocks 60] [--servers 3] [--json FILE]`.
+"""
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import trio
+from quorate.chain.errors import QuorateError
+from quorate.chain.genesis import GenesisAccount
+from rich.console import Console
+from rich.table import Table
+
+from bench.errors import BenchError
+from bench.machine import Memory, describe_machine, read_cpu_seconds, read_memory
+from bench.made_chain import MadeChain, list_participants, open_made_chain
+from bench.signing import BALANCE, CHAIN_ID
+from bench.testbed import make_config
+from node.config import Config
+from node.key_files import read_validator_key
+from node.localnet import Localnet, find_free_addresses
+from node.testnet import NetworkPlan, WrittenNode, write_network
+
+BLOCKS: Final = 5_000
+PAYLOAD_BLOCKS: Final = 60
+PAYLOAD_BYTES: Final = 1 << 20
+SERVERS: Final = 1
+PAYLOAD_SERVERS: Final = 3
+VALIDATORS: Final = 4
+BULK_BYTES_PER_S: Final = 1_000_000_000
+"""The pace of bulk is the operator's choice, made for votes; here it shall not be what is seen."""
+POLL_S: Final = 0.1
+SYNC_SECONDS_MAX: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class SyncFigures:
+    """What catching up took.
+
+    Attributes
+    ----------
+    blocks, payload_bytes : int
+        Of the blocks between the first and the last look.
+    servers : int
+    seconds : float
+    blocks_per_s, payload_mb_per_s : float
+    cpu_us_per_block : float
+        Of the node that catches up.
+    processors, server_processors : float
+        How many processors it kept busy, and all of its peers together.
+    memory : Memory
+        Of the node that catches up, at the end.
+    """
+
+    blocks: int
+    payload_bytes: int
+    servers: int
+    seconds: float
+    blocks_per_s: float
+    payload_mb_per_s: float
+    cpu_us_per_block: float
+    processors: float
+    server_processors: float
+    memory: Memory
+
+
+class SyncNetwork:
+    """Homes of some nodes that serve a chain, and of one that has none yet.
+
+    Parameters
+    ----------
+    folder : Path
+        Empty or absent.
+    servers : int
+        How many nodes serve.
+    config : Config
+        What all nodes share.
+    """
+
+    def __init__(self, folder: Path, servers: int, config: Config) -> None:
+        plan = NetworkPlan(
+            chain_id=CHAIN_ID,
+            addresses=find_free_addresses(max(VALIDATORS, servers + 1)),
+            config=config,
+            accounts=[GenesisAccount(key.address, BALANCE) for key in list_participants()],
+        )
+        nodes = write_network(folder, plan)
+        self._config = config
+        self._keys = [read_validator_key(node.home.validator_key_file) for node in nodes]
+        for node in nodes:
+            # All follow and serve: with votes, the chain would go on while it is measured.
+            node.home.validator_key_file.unlink()
+        self.fresh: WrittenNode = nodes[0]
+        self.servers: Sequence[WrittenNode] = nodes[1 : servers + 1]
+
+    def make_chain(self, work: Callable[[MadeChain], int]) -> tuple[int, int]:
+        """Fill the servers' homes; return the height and what `work` says of its payloads."""
+        first = self.servers[0].home
+        with open_made_chain(first, self._config, self._keys) as chain:
+            payload_bytes = work(chain)
+            height = chain.executor.position.height
+        for node in self.servers[1:]:
+            shutil.copytree(first.data_folder, node.home.data_folder, dirs_exist_ok=True)
+        return height, payload_bytes
+
+    def measure(self, height: int, payload_bytes: int) -> SyncFigures:
+        """Start the servers, then the fresh node, and watch it until it has `height`.
+
+        Raises
+        ------
+        BenchError
+            If it does not get there in time.
+        LocalnetError
+            If a node fails.
+        """
+        with Localnet(self.servers) as serving:
+            serving.start()
+            serving.wait_until_ready()
+            with Localnet([self.fresh]) as net:
+                net.start()
+                return _watch(serving, net, height, payload_bytes)
+
+
+def _watch(serving: Localnet, net: Localnet, height: int, payload_bytes: int) -> SyncFigures:
+    begun, deadline = 0, time.monotonic() + SYNC_SECONDS_MAX
+    start = cpu = served = 0.0
+    pids = [each.process.pid for each in serving.processes]
+    pid = net.processes[0].process.pid
+    while True:
+        net.check_running()
+        serving.check_running()
+        status = net.get_statuses()[0]
+        now = time.monotonic()
+        if now > deadline:
+            reached = status.height if status is not None else 0
+            raise BenchError(f"Only height {reached} was reached in {SYNC_SECONDS_MAX:g} s.")
+        if status is not None and status.height < height:
+            # The clock starts at the last look that found nothing: it counts the first block, too.
+            if not begun:
+                start, cpu = now, read_cpu_seconds(pid)
+                served = sum(map(read_cpu_seconds, pids))
+                begun = status.height
+        elif status is not None:
+            break
+        time.sleep(POLL_S)
+    seconds, cpu = now - start, read_cpu_seconds(pid) - cpu
+    served = sum(map(read_cpu_seconds, pids)) - served
+    blocks = height - begun
+    if not start:
+        raise BenchError("The node was level at the first look: measure more blocks.")
+    return SyncFigures(
+        blocks=blocks,
+        payload_bytes=payload_bytes,
+        servers=len(pids),
+        seconds=seconds,
+        blocks_per_s=blocks / seconds,
+        payload_mb_per_s=payload_bytes / seconds / 1e6,
+        cpu_us_per_block=cpu / blocks * 1e6,
+        processors=cpu / seconds,
+        server_processors=served / seconds,
+        memory=read_memory(pid),
+    )
+
+
+def measure_sync(
+    servers: int, blocks: int, payload_blocks: int, bulk_bytes_per_s: int
+) -> SyncFigures:
+    """Measure a fresh node against a chain of its own making.
+
+    Parameters
+    ----------
+    servers : int
+        How many peers have the chain.
+    blocks : int
+        Near-empty ones.
+    payload_blocks : int
+        Those that carry payloads, after them.
+    bulk_bytes_per_s : int
+        The pace of each peer.
+
+    Raises
+    ------
+    QuorateError
+        If a node fails, or the measurement is worthless.
+    """
+    config = make_config(1_000)
+    config = replace(config, p2p=replace(config.p2p, bulk_bytes_per_s_max=bulk_bytes_per_s))
+
+    async def fill(chain: MadeChain) -> int:
+        await chain.add_near_empty_blocks(blocks)
+        if not payload_blocks:
+            return 0
+        return await chain.add_payload_blocks(payload_blocks, PAYLOAD_BYTES)
+
+    with tempfile.TemporaryDirectory(prefix="quorate-sync-", ignore_cleanup_errors=True) as folder:
+        network = SyncNetwork(Path(folder) / "network", servers, config)
+        report(f"making {blocks} near-empty blocks and {payload_blocks} with payloads")
+        height, payload_bytes = network.make_chain(lambda chain: trio.run(partial(fill, chain)))
+        report(f"catching up from {servers} peers to height {height}")
+        return network.measure(height, payload_bytes)
+
+
+def make_table(near_empty: SyncFigures | None, loaded: SyncFigures | None) -> Table:
+    """Return the figures as people read them, with the marks that they are held against."""
+    table = Table("figure", "measured", "mark", title="Catching up on one machine")
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for name, figures in (("near-empty blocks", near_empty), ("blocks with payloads", loaded)):
+        if figures is None:
+            continue
+        is_loaded = figures.payload_bytes > 0
+        where = f"{name}, {figures.servers} peer{'s' * (figures.servers > 1)}"
+        table.add_row(where, f"{figures.blocks_per_s:,.0f}/s", "" if is_loaded else "1,000/s")
+        if is_loaded:
+            table.add_row("  payloads", f"{figures.payload_mb_per_s:.0f} MB/s", "50 MB/s")
+        table.add_row("  CPU for a block", f"{figures.cpu_us_per_block:,.0f} us")
+        busy = f"{figures.processors:.2f}, {figures.server_processors:.2f}"
+        table.add_row("  processors busy: the node, its peers", busy)
+        table.add_row("  memory of the node", f"{figures.memory.peak_mb:.0f} MB")
+    return table
+
+
+def report(what: str) -> None:
+    """Tell on standard error what is being done."""
+    print(f"bench: {what}", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, measure, print, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(prog="bench.sync", description="Measure catching up.")
+    parser.add_argument("--blocks", type=int, default=BLOCKS, help="near-empty blocks")
+    parser.add_argument("--payload-blocks", type=int, default=PAYLOAD_BLOCKS)
+    parser.add_argument("--servers", type=int, default=SERVERS, help="peers with the blocks")
+    parser.add_argument("--payload-servers", type=int, default=PAYLOAD_SERVERS)
+    parser.add_argument("--pace", type=int, default=BULK_BYTES_PER_S, help="bytes/s of each peer")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    options = parser.parse_args(arguments)
+    # So that the nodes are stopped however this process is told to end.
+    signal.signal(signal.SIGTERM, _interrupt)
+    near_empty = loaded = None
+    try:
+        if options.blocks:
+            near_empty = measure_sync(options.servers, options.blocks, 0, options.pace)
+        if options.payload_blocks:
+            loaded = measure_sync(options.payload_servers, 0, options.payload_blocks, options.pace)
+    except QuorateError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; the nodes have been stopped.", file=sys.stderr)
+        return 130
+    Console().print(make_table(near_empty, loaded))
+    if options.json:
+        document = {
+            "machine": asdict(describe_machine()),
+            "near_empty": None if near_empty is None else asdict(near_empty),
+            "with_payloads": None if loaded is None else asdict(loaded),
+        }
+        options.json.write_text(json.dumps(document, indent=2) + "\n")
+    return 0
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
