@@ -152,18 +152,26 @@ class FileCluster:
             member.node = Node(self.config, self.genesis, storage, network, signer, now_ms)
             stack = opening.pop_all()
         await self._nursery.start(self._run, member, stack)
+        if member.failure is not None:
+            raise member.failure
 
     async def _run(
         self, member: FileMember, stack: ExitStack, task_status: "TaskStatus[None]"
     ) -> None:
+        is_started = False
         try:
             with stack, member.scope:
-                await member.running.run(task_status=task_status)
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(member.running.run)
+                    is_started = True
+                    task_status.started()
         except trio.Cancelled:
             raise
         except BaseException as error:  # noqa: BLE001
             # A defect is a failure, too: the test that looks at it tells them apart.
             member.failure = find_failure(error) or _get_leaf(error)
+            if not is_started:
+                task_status.started()
         finally:
             member.stopped.set()
 
