@@ -5,10 +5,11 @@ Owns their names, units and the arithmetic from blocks to rates. Never measures.
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
+from bench.aggregation import Outcome
 from bench.errors import BenchError
 from bench.machine import Memory
 from bench.watching import Arrival
@@ -130,7 +131,7 @@ class Figures:
     transfers: LoadFigures | None = None
     latency: LatencyFigures | None = None
     updates: UpdateFigures | None = None
-    aggregation: list[dict[str, object]] | None = field(default=None)
+    aggregation: list[Outcome] | None = None
 
 
 def compute_interval(arrivals: Sequence[Arrival]) -> IntervalFigures:

@@ -17,10 +17,13 @@ from types import FrameType
 from typing import Final
 
 from quorate.chain.errors import QuorateError
+from quorate.chain.task import AggregationRule
 from rich.console import Console
 from rich.table import Table
 
-from bench.aggregation import time_all
+from aggregation import compute_updates_min
+from bench.aggregation import MEMORY_MIB_DEFAULT, Failure, Outcome, run_case
+from bench.aggregation_cases import OURS, RULES, compute_num_byzantine
 from bench.figures import Figures, IntervalFigures, LoadFigures, compute_interval
 from bench.machine import Memory, describe_machine
 from bench.testbed import Testbed, open_testbed
@@ -71,9 +74,19 @@ def measure(
             _measure_loads(testbed, figures, phases, seconds, depth, per_s)
     if "aggregation" in phases:
         report("aggregating")
-        timings = time_all(AGGREGATION_UPDATES, AGGREGATION_DIMENSION)
-        figures.aggregation = [asdict(each) for each in timings]
+        figures.aggregation = _measure_aggregation()
     return figures
+
+
+def _measure_aggregation() -> list[Outcome]:
+    """Time every rule that so many updates admit, on one thread as in a node."""
+    n_updates, dimension = AGGREGATION_UPDATES, AGGREGATION_DIMENSION
+    return [
+        run_case(OURS, rule, n_updates, dimension, threads=1, memory_mib=MEMORY_MIB_DEFAULT)
+        for rule, stages in RULES.items()
+        if compute_updates_min(AggregationRule(stages, compute_num_byzantine(rule, n_updates)))
+        <= n_updates
+    ]
 
 
 def _measure_interval(testbed: Testbed, seconds: float) -> IntervalFigures:
@@ -120,9 +133,9 @@ def make_table(figures: Figures) -> Table:
     if (updates := figures.updates) is not None:
         _add_load(table, "updates", updates.load, "")
         table.add_row("training rounds finalized", f"{updates.rounds_per_s:.1f}/s")
-    for timing in figures.aggregation or ():
-        name = f"{timing['rule']}, n = {timing['n_updates']}, d = {timing['dimension']:,}"
-        table.add_row(name, f"{timing['best_ms']:.1f} ms")
+    for case in figures.aggregation or ():
+        name = f"{case.rule}, n = {case.n_updates}, d = {case.dimension:,}"
+        table.add_row(name, case.cause if isinstance(case, Failure) else f"{case.wall_ms:.1f} ms")
     return table
 
 
