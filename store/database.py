@@ -205,9 +205,13 @@ class LevelDatabase:
             self._is_writable = True
 
     def close(self) -> None:
-        """Close the files and release the lock; closing again does nothing."""
-        self._is_writable = False
-        self._level.close()
+        """Close the files and release the lock; closing again does nothing.
+
+        A write that another thread is at ends first: LevelDB does not survive the other order.
+        """
+        with self._writing:
+            self._is_writable = False
+            self._level.close()
         if self._lock >= 0:
             close_descriptor(self._lock)
             self._lock = -1

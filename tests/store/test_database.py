@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -419,3 +421,31 @@ def test_writes_of_two_threads_follow_each_other(tmp_path: Path) -> None:
         list(pool.map(write, (b"a", b"b")))
     assert sum(1 for _ in database.iterate(b"a", b"c")) == 200
     database.close()
+
+
+def test_closing_waits_for_a_write_of_another_thread(tmp_path: Path) -> None:
+    """LevelDB itself would crash the process."""
+    database = LevelDatabase(tmp_path / "db")
+    outcomes: list[type[Exception] | None] = []
+
+    def write() -> None:
+        batch = Batch()
+        batch.operations += [(b"%d" % number, bytes(1000)) for number in range(20_000)]
+        began.set()
+        try:
+            database.write(batch, sync=True)
+            outcomes.append(None)
+        except StorageClosed:
+            outcomes.append(StorageClosed)
+
+    began = threading.Event()
+    writer = threading.Thread(target=write)
+    writer.start()
+    began.wait()
+    time.sleep(0.002)
+    database.close()
+    writer.join()
+    assert outcomes[0] in (None, StorageClosed)
+    again = LevelDatabase(tmp_path / "db")
+    assert (again.get(b"19999") is None) is (outcomes == [StorageClosed])
+    again.close()

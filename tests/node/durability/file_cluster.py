@@ -188,6 +188,9 @@ class FileCluster:
             raise AssertionError("the node ended without a failure")
         return member.failure
 
+    async def pause(self) -> None:
+        await trio.sleep(0.005)
+
     async def wait_for_height(self, height: int, members: list[FileMember] | None = None) -> None:
         with trio.fail_after(WAIT_S):
             while any(m.height < height for m in members or self.members):  # noqa: ASYNC110
