@@ -37,7 +37,9 @@ CHOSEN_PYTHON = $(PYTHON)
 endif
 INSTALLED := $(LOCKED)-installed
 
-.PHONY: help demo test check bench bench-aggregation bench-sync env lock upgrade format hooks clean
+SEEDS ?= 300
+
+.PHONY: help demo test check bench bench-aggregation bench-sync env lock upgrade format hooks clean sim
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +62,9 @@ bench: $(INSTALLED) ## Measure a localnet of four processes: throughput, latency
 
 bench-aggregation: $(INSTALLED) ## Measure each aggregation rule.
 	@$(BIN)/python -m bench.aggregation
+
+sim: $(INSTALLED) ## Simulate a network under faults: SEEDS=5000.
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 bench-sync: $(INSTALLED) ## Measure how fast a fresh node catches up.
 	@$(BIN)/python -m bench.sync $(ARGS)

@@ -107,7 +107,8 @@ class ConsensusRunner:
         self._driver = parts.driver
         self._executor = parts.executor
         self._inbox = Inbox()
-        self._scopes: set[trio.CancelScope] = set()
+        # In order, so that one schedule of a simulation is always the same.
+        self._scopes: dict[trio.CancelScope, None] = {}
         self._early_parts: list[IncomingPart] = []
         self._is_waiting = True
         self._undecided: Commit | None = None
@@ -428,7 +429,7 @@ class ConsensusRunner:
     def _spawn(self, work: Callable[..., Awaitable[None]], *args: object) -> None:
         # The scope is there before the task runs, so that a height which ends first ends it, too.
         scope = trio.CancelScope()
-        self._scopes.add(scope)
+        self._scopes[scope] = None
         self._nursery.start_soon(self._run_scoped, scope, work, args)
 
     async def _run_scoped(
@@ -442,7 +443,7 @@ class ConsensusRunner:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 await work(*args)
         finally:
-            self._scopes.discard(scope)
+            self._scopes.pop(scope, None)
 
     def _cancel_tasks(self) -> None:
         for scope in tuple(self._scopes):

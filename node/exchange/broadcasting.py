@@ -40,7 +40,7 @@ class Broadcaster:
         self._network = network
         self._names: dict[PeerId, bytes] = {}
         self._neighbours: dict[PeerId, frozenset[bytes]] = {}
-        self._reached: dict[PeerId, frozenset[PeerId]] = {}
+        self._reached: dict[PeerId, tuple[PeerId, ...]] = {}
 
     def on_peer_connected(self, peer: PeerId) -> None:
         """Begin to send to a peer."""
@@ -99,12 +99,12 @@ class Broadcaster:
         for peer in targets:
             self._network.send(peer, Priority.CONSENSUS, body)
 
-    def get_relay_targets(self, sender: PeerId) -> frozenset[PeerId]:
+    def get_relay_targets(self, sender: PeerId) -> tuple[PeerId, ...]:
         """Return the linked peers that a message of `sender` may not have reached."""
         known = self._reached.get(sender)
         if known is None:
             reached = self._neighbours.get(sender, frozenset())
-            known = frozenset(
+            known = tuple(
                 peer for peer, name in self._names.items() if peer != sender and name not in reached
             )
             self._reached[sender] = known

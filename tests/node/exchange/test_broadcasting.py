@@ -38,9 +38,9 @@ def name(*peers: PeerId) -> frozenset[bytes]:
 
 def test_a_message_goes_to_those_its_sender_does_not_reach() -> None:
     broadcaster, network = make_broadcaster(A, B, C)
-    assert broadcaster.get_relay_targets(A) == {B, C}  # Nothing known: to all.
+    assert set(broadcaster.get_relay_targets(A)) == {B, C}  # Nothing known: to all.
     broadcaster.on_neighbours(A, name(B, D))
-    assert broadcaster.get_relay_targets(A) == {C}
+    assert set(broadcaster.get_relay_targets(A)) == {C}
     broadcaster.relay(VOTE, A)
     assert [(peer, priority) for peer, priority, _ in network.sent] == [(C, Priority.CONSENSUS)]
     assert decode_message(network.sent[0][2]) == VotesMessage((VOTE,))
@@ -53,14 +53,14 @@ def test_a_message_goes_to_those_its_sender_does_not_reach() -> None:
 def test_links_that_come_and_go_change_the_targets() -> None:
     broadcaster, _ = make_broadcaster(A, B)
     broadcaster.on_neighbours(A, name(B))
-    assert broadcaster.get_relay_targets(A) == frozenset()
+    assert set(broadcaster.get_relay_targets(A)) == set()
     broadcaster.on_peer_connected(C)
-    assert broadcaster.get_relay_targets(A) == {C}
+    assert set(broadcaster.get_relay_targets(A)) == {C}
     broadcaster.on_peer_disconnected(C)
-    assert broadcaster.get_relay_targets(A) == frozenset()
+    assert set(broadcaster.get_relay_targets(A)) == set()
     broadcaster.on_peer_disconnected(A)
     broadcaster.on_peer_connected(A)
-    assert broadcaster.get_relay_targets(A) == {B}  # What it said before no longer counts.
+    assert set(broadcaster.get_relay_targets(A)) == {B}  # What it said before no longer counts.
     assert set(broadcaster.neighbours) == name(A, B)
 
 
