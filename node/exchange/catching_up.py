@@ -41,6 +41,11 @@ EMPTY_ANSWER_PENALTY = 5
 SILENCE_S = 2.0
 """A peer that failed to answer is not asked again for so long; twice as long each time."""
 SILENCE_DOUBLINGS_MAX = 5
+STALL_S = 2.0
+"""Whoever keeps the chain's next block back for so long is no longer waited for."""
+STALL_PENALTY = 5
+SHRUNK_CLAIM_PENALTY = 20
+"""No honest node's chain gets shorter while a link lasts."""
 
 _log = structlog.get_logger("catching_up")
 
@@ -64,6 +69,16 @@ class _Claim:
     turn: int = 0
 
 
+@dataclass(slots=True)
+class _Asked:
+    """A request on its way."""
+
+    peer: PeerId
+    heights: range
+    since: float
+    is_given_up: bool = False
+
+
 class CatchUp:
     """Keeps a window of fetched blocks ahead of the chain.
 
@@ -81,6 +96,7 @@ class CatchUp:
         self._fetched: dict[Height, FetchedBlock] = {}
         self._fetched_bytes = 0
         self._in_flight: set[int] = set()
+        self._asked: list[_Asked] = []
         self._turns = 0
         self._level_at = trio.current_time()
         self.height = Height(0)
@@ -100,6 +116,11 @@ class CatchUp:
     def on_status(self, peer: PeerId, height: Height, earliest: Height) -> None:
         """Note what a peer claims to have."""
         claim = self._claims.setdefault(peer, _Claim(height, earliest))
+        if height < claim.height:
+            self._let_rest(peer)
+            self._network.report(
+                peer, SHRUNK_CLAIM_PENALTY, f"claims height {height} after {claim.height}"
+            )
         claim.height, claim.earliest = height, earliest
 
     def on_peer_disconnected(self, peer: PeerId) -> None:
@@ -136,6 +157,7 @@ class CatchUp:
             while True:
                 if self._is_fetching_due():
                     self._start_batches(nursery)
+                    self._replace_stalled(nursery)
                 await trio.sleep(POLL_S if not self._in_flight else POLL_S / 10)
 
     def _is_fetching_due(self) -> bool:
@@ -166,9 +188,34 @@ class CatchUp:
             peer = self._choose_peer(heights)
             if not heights or peer is None:
                 return
-            self._in_flight.update(heights)
-            nursery.start_soon(self._fetch, peer, heights)
+            self._ask_for(nursery, peer, heights)
             batches += 1
+
+    def _ask_for(self, nursery: trio.Nursery, peer: PeerId, heights: range) -> None:
+        asked = _Asked(peer, heights, trio.current_time())
+        self._in_flight.update(heights)
+        self._asked.append(asked)
+        nursery.start_soon(self._fetch, asked)
+
+    def _replace_stalled(self, nursery: trio.Nursery) -> None:
+        """Ask somebody else for the next block, if one peer keeps everybody waiting for it.
+
+        Blocks after it may come as fast as they like: without it the chain stands still.
+        """
+        wanted, deadline = self.height + 1, trio.current_time() - STALL_S
+        asked = [each for each in self._asked if wanted in each.heights and not each.is_given_up]
+        if not asked or wanted in self._fetched or any(each.since > deadline for each in asked):
+            return
+        heights = range(wanted, asked[0].heights.stop)
+        others = frozenset(each.peer for each in self._asked if wanted in each.heights)
+        peer = self._choose_peer(heights, others)
+        if peer is None:
+            return
+        for each in asked:
+            each.is_given_up = True
+            self._let_rest(each.peer)
+            self._network.report(each.peer, STALL_PENALTY, "keeps the next block back")
+        self._ask_for(nursery, peer, heights)
 
     def _next_missing(self) -> range:
         """Return the first run of heights in the window that nobody was asked for."""
@@ -188,15 +235,19 @@ class CatchUp:
             last = height
         return range(first, last + 1)
 
-    def _choose_peer(self, heights: range) -> PeerId | None:
-        """Return the peer that claims these heights and was not asked for longest, or None."""
+    def _choose_peer(
+        self, heights: range, others: frozenset[PeerId] = frozenset()
+    ) -> PeerId | None:
+        """Return who claims these heights and was not asked for longest, but none of `others`."""
         if not heights:
             return None
         now = trio.current_time()
         able = [
             (claim.turn, peer)
             for peer, claim in self._claims.items()
-            if claim.earliest <= heights[0] <= claim.height and claim.resting_until <= now
+            if claim.earliest <= heights[0] <= claim.height
+            and claim.resting_until <= now
+            and peer not in others
         ]
         if not able:
             return None
@@ -205,7 +256,8 @@ class CatchUp:
         self._claims[peer].turn = self._turns
         return peer
 
-    async def _fetch(self, peer: PeerId, heights: range) -> None:
+    async def _fetch(self, asked: _Asked) -> None:
+        peer, heights = asked.peer, asked.heights
         try:
             blocks = await self._request_blocks(peer, heights)
         except (RequestFailed, DecodeError) as error:
@@ -213,6 +265,7 @@ class CatchUp:
             if isinstance(error, DecodeError):
                 self._network.report(peer, BAD_BLOCK_PENALTY, str(error))
         finally:
+            self._asked.remove(asked)
             self._in_flight.difference_update(heights)
         if not blocks:
             self._let_rest(peer)

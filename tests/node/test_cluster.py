@@ -82,6 +82,23 @@ async def test_three_of_four_go_on_and_the_fourth_catches_up(tmp_path: Path) -> 
         await cluster.wait_for_height(reached + 4, cluster.members[1:])
 
 
+async def test_a_validator_that_was_away_votes_again_without_a_restart(tmp_path: Path) -> None:
+    async with open_cluster(tmp_path, config=make_config(empty_block_interval_ms=0)) as cluster:
+        await cluster.wait_for_height(2)
+        away, others = cluster.members[3], cluster.members[:3]
+        cluster.hub.partition([away.running.services.network.peer_id])
+        await cluster.wait_for_height(away.height + 150, others)
+        behind = max(member.height for member in others) - away.height
+        cluster.hub.heal()
+        await cluster.wait_for_height(max(member.height for member in others))
+        assert behind >= 100
+        assert_same_chain(cluster.members)
+        # Without its votes, the others could not go on any more.
+        await cluster.stop(others[0])
+        present = cluster.members[1:]
+        await cluster.wait_for_height(max(member.height for member in present) + 4, present)
+
+
 async def test_a_late_follower_gets_the_whole_chain(tmp_path: Path) -> None:
     async with open_cluster(tmp_path, config=make_config(empty_block_interval_ms=0)) as cluster:
         await cluster.wait_for_height(40)
