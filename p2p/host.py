@@ -177,6 +177,9 @@ class LibP2PNetwork:
         """Lower a score; see `p2p.network.Network.report`."""
         if peer in self._config.unconditional_peers:
             return
+        if self._scores.is_banned(peer, trio.current_time()):
+            # What it had sent before is still looked at; one line about its ban is enough.
+            return
         logger.info("peer %s: %s (penalty %d)", peer, reason, penalty)
         if self._scores.lower(peer, penalty, trio.current_time()):
             logger.warning("peer %s is banned for %s s: %s", peer, self._config.ban_s, reason)

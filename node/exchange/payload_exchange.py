@@ -3,10 +3,14 @@
 Owns the list of wanted payloads and the requests for them. Never decides whether a payload is
 wanted: the mempool (for an admitted transaction) and the executor (for a proposed block) do.
 Never keeps bytes whose hash differs from the one asked for.
+
+What a block needs does not queue behind what transactions name: a participant may name payloads
+that nobody has, as many as it likes, and these hold up each other alone.
 """
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 
@@ -17,7 +21,7 @@ from quorate.chain.errors import DecodeError
 from quorate.chain.ids import Hash
 
 from node.exchange.messages import RANGE_BYTES_MAX, GetPayloadRange, RangeAnswer, encode_message
-from p2p.network import RESPONSE_BYTES_MAX, Network, PeerId, RequestFailed
+from p2p.network import RESPONSE_BYTES_MAX, Network, PeerId, RequestFailed, RequestTimedOut
 from store.errors import PayloadRefused
 from store.payload_contract import Payloads
 
@@ -41,6 +45,8 @@ class _Wanted:
     holders: list[PeerId] = field(default_factory=list)
     done: trio.Event = field(default_factory=trio.Event)
     attempts: int = 0
+    is_started: bool = False
+    silent: set[PeerId] = field(default_factory=set)
 
 
 class PayloadExchange:
@@ -93,17 +99,34 @@ class PayloadExchange:
             return True
         if len(self._wanted) >= WANTED_MAX:
             return False
+        try:
+            # What a block has taken out of its turn keeps its place in the queue.
+            self._send_queue.send_nowait(payload_hash)
+        except trio.WouldBlock:
+            return False
         self._wanted[payload_hash] = _Wanted(size, [holder] if holder is not None else [])
-        self._send_queue.send_nowait(payload_hash)
         return True
 
     async def wait_for(self, payload_hashes: tuple[Hash, ...]) -> None:
-        """Return when the pulls of these payloads have ended, well or not."""
-        for payload_hash in payload_hashes:
-            self.want(payload_hash)
-            known = self._wanted.get(payload_hash)
-            if known is not None:
-                await known.done.wait()
+        """Pull what a block needs, a few at a time; return when the pulls have ended, well or not.
+
+        What waits in the queue is pulled here and now; what is being pulled is waited for.
+        """
+        limit = trio.Semaphore(PULLS_MAX)
+        async with trio.open_nursery() as nursery:
+            for payload_hash in payload_hashes:
+                nursery.start_soon(self._pull_for_block, payload_hash, limit)
+
+    async def _pull_for_block(self, payload_hash: Hash, limit: trio.Semaphore) -> None:
+        async with limit:
+            if self._payloads.has(payload_hash):
+                return
+            # As many as blocks name, which has a limit of its own, beside those in the queue.
+            wanted = self._wanted.setdefault(payload_hash, _Wanted(0))
+            if wanted.is_started:
+                await wanted.done.wait()
+            else:
+                await self._pull_to_the_end(payload_hash, wanted)
 
     async def run(self) -> None:
         """Pull until cancelled."""
@@ -114,19 +137,29 @@ class PayloadExchange:
     async def _work(self) -> None:
         async for payload_hash in self._receive_queue.clone():
             wanted = self._wanted.get(payload_hash)
-            if wanted is None:
-                continue
-            try:
-                await self._pull(payload_hash, wanted)
-            finally:
-                self._wanted.pop(payload_hash, None)
+            if wanted is not None and not wanted.is_started:
+                await self._pull_to_the_end(payload_hash, wanted)
+
+    async def _pull_to_the_end(self, payload_hash: Hash, wanted: _Wanted) -> None:
+        wanted.is_started = True
+        try:
+            await self._pull(payload_hash, wanted)
+        except trio.Cancelled:
+            # The height is over, but a transaction may wait for it still.
+            with suppress(trio.WouldBlock):
+                self._send_queue.send_nowait(payload_hash)
+                wanted.is_started = False
+            raise
+        finally:
+            if wanted.is_started:
+                del self._wanted[payload_hash]
                 wanted.done.set()
 
     async def _pull(self, payload_hash: Hash, wanted: _Wanted) -> None:
         while wanted.attempts < ATTEMPTS_MAX and not self._payloads.has(payload_hash):
             for peer in self._candidates(wanted):
                 wanted.attempts += 1
-                data = await self._pull_from(peer, payload_hash, wanted.size)
+                data = await self._pull_from(peer, payload_hash, wanted)
                 if data is not None:
                     await self._store(payload_hash, data)
                     return
@@ -151,11 +184,11 @@ class PayloadExchange:
         self._on_stored(payload_hash)
 
     def _candidates(self, wanted: _Wanted) -> list[PeerId]:
-        linked = [info.peer_id for info in self._network.peers()]
+        linked = [p.peer_id for p in self._network.peers() if p.peer_id not in wanted.silent]
         first = [peer for peer in wanted.holders if peer in linked]
         return first + [peer for peer in linked if peer not in first]
 
-    async def _pull_from(self, peer: PeerId, payload_hash: Hash, size: int) -> bytes | None:
+    async def _pull_from(self, peer: PeerId, payload_hash: Hash, wanted: _Wanted) -> bytes | None:
         """Return the payload as `peer` has it, or None if it hasn't or doesn't answer well."""
         slices: list[bytes] = []
         received: int = 0
@@ -170,7 +203,10 @@ class PayloadExchange:
                     timeout_s=RANGE_TIMEOUT_S,
                 )
                 answer = decode(RangeAnswer, raw, RESPONSE_BYTES_MAX)
-                is_plausible = 0 < answer.total <= self._bytes_max and size in (0, answer.total)
+                is_plausible = 0 < answer.total <= self._bytes_max and wanted.size in (
+                    0,
+                    answer.total,
+                )
                 if not is_plausible or total not in (math.inf, answer.total):
                     self._network.report(peer, WRONG_PAYLOAD_PENALTY, "payload of another size")
                     return None
@@ -181,6 +217,10 @@ class PayloadExchange:
                     return None
                 received += len(answer.data)
                 slices.append(answer.data)
+        except RequestTimedOut:
+            # Once is enough: it would hold up each further round of asking for as long.
+            wanted.silent.add(peer)
+            return None
         except RequestFailed:
             return None
         except DecodeError as error:

@@ -181,13 +181,79 @@ async def test_wanted_payloads_are_bounded_and_pulled_a_few_at_a_time(
     exchange, _ = make_exchange(network, MemoryPayloadStore())
     names = [Hash(number.to_bytes(32, "big")) for number in range(WANTED_MAX + 1)]
     assert [exchange.want(name) for name in names] == [True] * WANTED_MAX + [False]
-    # Who waits for one that found no place is not held up; it will ask again.
-    await exchange.wait_for((names[-1],))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(exchange.run)
         await trio.sleep(1)
         assert len(network.requests) == PULLS_MAX
         nursery.cancel_scope.cancel()
+
+
+async def test_a_block_does_not_queue_behind_what_nobody_has(autojump_clock: object) -> None:
+    """A participant names payloads without end, and its peer is silent when asked for them."""
+    network = ScriptedNetwork(a=be_silent, b=serve(LARGE))
+    payloads = MemoryPayloadStore()
+    exchange, _ = make_exchange(network, payloads)
+    for number in range(WANTED_MAX):
+        assert exchange.want(Hash(number.to_bytes(32, "big")), 0, PeerId("a"))
+    # Full, so that the mempool's own wish for it is refused.
+    assert not exchange.want(name_of(LARGE), len(LARGE), PeerId("b"))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exchange.run)
+        await trio.sleep(1)
+        with trio.fail_after(15):
+            await exchange.wait_for((name_of(LARGE),))
+        nursery.cancel_scope.cancel()
+    assert payloads.get(name_of(LARGE)) == LARGE
+
+
+async def test_a_block_takes_its_payload_out_of_the_queue_once(autojump_clock: object) -> None:
+    network = ScriptedNetwork(a=be_silent, b=serve(SMALL))
+    exchange, stored = make_exchange(network, MemoryPayloadStore())
+    for number in range(WANTED_MAX - 1):
+        exchange.want(Hash(number.to_bytes(32, "big")), 0, PeerId("a"))
+    assert exchange.want(name_of(SMALL), 0, PeerId("b"))
+    async with trio.open_nursery() as nursery:
+        for _ in range(2):
+            nursery.start_soon(exchange.wait_for, (name_of(SMALL),))
+    assert stored == [name_of(SMALL)]
+    assert [peer for peer, _ in network.requests] == ["b"]
+    # Its place in the queue is still taken, which refuses the next one and breaks nothing.
+    assert not exchange.want(Hash(b"\xff" * 32))
+
+
+async def test_a_pull_cut_short_by_its_height_goes_on_for_its_transaction(
+    autojump_clock: object,
+) -> None:
+    network = ScriptedNetwork(a=be_silent)
+    exchange, stored = make_exchange(network, MemoryPayloadStore())
+    exchange.want(name_of(SMALL), 0, PeerId("a"))
+    with trio.move_on_after(1):
+        await exchange.wait_for((name_of(SMALL),))
+    network.answers["a"] = serve(SMALL)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exchange.run)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    assert stored == [name_of(SMALL)]
+
+
+async def test_a_silent_peer_is_asked_once_for_a_payload(autojump_clock: object) -> None:
+    network = ScriptedNetwork(a=be_silent, b=refuse)
+    began = trio.current_time()
+    await pull(network, SMALL)
+    assert [peer for peer, _ in network.requests].count("a") == 1
+    assert trio.current_time() - began < 30
+
+
+async def test_a_block_that_names_many_payloads_pulls_a_few_at_a_time(
+    autojump_clock: object,
+) -> None:
+    network = ScriptedNetwork(a=be_silent)
+    exchange, _ = make_exchange(network, MemoryPayloadStore())
+    names = tuple(Hash(number.to_bytes(32, "big")) for number in range(3 * PULLS_MAX))
+    with trio.move_on_after(1):
+        await exchange.wait_for(names)
+    assert len(network.requests) == PULLS_MAX
 
 
 async def test_a_full_store_is_told_and_stops_nothing(autojump_clock: object) -> None:
