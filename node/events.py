@@ -175,6 +175,10 @@ class EventBus:
         """The number of the latest event; before the first one, the number before it."""
         return self._next_sequence - 1
 
+    def is_followed(self, transaction_hash: bytes) -> bool:
+        """Tell whether a subscriber waits for the events of a transaction."""
+        return transaction_hash in self._followers
+
     def publish(
         self,
         type_: EventType,

@@ -78,11 +78,13 @@ class Reporter:
         for receipt in result.receipts.rounds:
             self._publish_round(height, receipt)
         for transaction_hash in executed.transaction_hashes:
-            self._events.publish(
-                EventType.TRANSACTION,
-                {"height": height, "hash": transaction_hash.hex(), "status": "decided"},
-                transaction_hash=transaction_hash,
-            )
+            # Thousands a second are decided; whoever asks later finds them by their hash.
+            if self._events.is_followed(transaction_hash):
+                self._events.publish(
+                    EventType.TRANSACTION,
+                    {"height": height, "hash": transaction_hash.hex(), "status": "decided"},
+                    transaction_hash=transaction_hash,
+                )
         self.metrics.on_decided(executed, commit)
 
     def on_dropped(self, entry: PendingTransaction, error: TransactionError) -> None:

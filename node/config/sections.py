@@ -193,7 +193,7 @@ class MempoolSection:
     )
     announce_after_ms: int = _setting(
         Duration(10, _HOUR),
-        500,
+        2 * _SECOND,
         "Pending for as long, a transaction is announced again for who has missed it.",
     )
 
