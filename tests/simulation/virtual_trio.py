@@ -421,6 +421,41 @@ class Lock:
         return self._is_held
 
 
+class Semaphore:
+    """As trio's."""
+
+    def __init__(self, initial_value: int, *, max_value: int | None = None) -> None:
+        self._value = initial_value
+        self._waiting: deque[Event] = deque()
+
+    async def acquire(self) -> None:
+        """Take one, waiting for it."""
+        await lowlevel.checkpoint_if_cancelled()
+        while self._value == 0:
+            event = Event()
+            self._waiting.append(event)
+            await event.wait()
+        self._value -= 1
+
+    def acquire_nowait(self) -> None:
+        """Take one, or raise `WouldBlock`."""
+        if self._value == 0:
+            raise WouldBlock
+        self._value -= 1
+
+    def release(self) -> None:
+        """Give one back."""
+        self._value += 1
+        while self._waiting:
+            self._waiting.popleft().set()
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.release()
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelStatistics:
     """What a channel holds."""
