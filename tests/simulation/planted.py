@@ -31,12 +31,14 @@ Plant = Callable[[], None]
 
 def accept_one_third() -> None:
     """A quorum is more than one third instead of two."""
-    ValidatorSet.is_quorum = lambda self, power: 3 * power > self.total_power  # type: ignore[method-assign]
+    ValidatorSet.is_quorum = ValidatorSet.is_one_honest  # type: ignore[method-assign]
 
 
 def accept_one_half() -> None:
     """A quorum is half of the power instead of more than two thirds."""
-    ValidatorSet.is_quorum = lambda self, power: 2 * power >= self.total_power  # type: ignore[method-assign]
+    ValidatorSet.is_quorum = (  # type: ignore[method-assign]
+        lambda self, power: 2 * power >= self.total_power
+    )
 
 
 def skip_lock_rule() -> None:
