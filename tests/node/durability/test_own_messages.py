@@ -15,8 +15,10 @@ from consensus.driver import Driver
 from consensus.effects import Broadcast, UnsignedProposal, UnsignedVote
 from consensus.inputs import ProposalJudged, ProposalReceived, StartHeight, VoteReceived
 from consensus.timeouts import TimeoutConfig
+from node.agreement.inbox import Incoming
 from node.agreement.signer import Signer
 from node.errors import DoubleSignError, SignRecordError
+from tests.node.cluster import CHAIN_ID as CLUSTER_CHAIN_ID
 from tests.node.durability.file_cluster import open_file_cluster
 
 CHAIN_ID = "own"
@@ -211,3 +213,31 @@ async def test_a_missing_record_keeps_a_validator_from_starting(tmp_path: Path) 
         member.home.validator_state_file.unlink()
         with pytest.raises(SignRecordError, match="is missing: restore it"):
             await cluster.start(member)
+
+
+@pytest.mark.parametrize("is_proposal", [False, True])
+async def test_a_second_process_with_the_key_is_found_at_its_first_message(
+    tmp_path: Path, is_proposal: bool
+) -> None:
+    async with open_file_cluster(tmp_path, 4) as cluster:
+        for member in cluster.members:
+            await cluster.start(member)
+        await cluster.wait_for_height(2)
+        victim = cluster.members[1]
+        key = victim.key
+        assert key is not None
+        second = Signer(key, tmp_path / "second", CLUSTER_CHAIN_ID, is_record_optional=True)
+        height = victim.height + 2
+        if is_proposal:
+            proposal = second.sign_proposal(UnsignedProposal(height, 50, -1, A, 10))
+            message: ProposalReceived | VoteReceived = ProposalReceived(proposal, 10)
+        else:
+            vote = second.sign_vote(UnsignedVote(VoteType.PREVOTE, height, 50, A))
+            message = VoteReceived(vote)
+        peer = cluster.members[0].running.services.network.peer_id
+        victim.running.services.runner.receive(Incoming(message, peer))
+        failure = await cluster.fail(victim)
+        assert isinstance(failure, SignRecordError)
+        assert f"height {height}, round 50 came from the network" in str(failure)
+        reached = cluster.members[0].height
+        await cluster.wait_for_height(reached + 2, [m for m in cluster.members if m is not victim])
