@@ -25,7 +25,7 @@ COLUMNS_MAX = 1 << 15
 """Columns of a block at most: 2^15 products of two int16 values sum to at most 2^45."""
 COLUMNS_MIN = 1 << 12
 """In narrower blocks, calling numpy costs more than the arithmetic it does."""
-BLOCK_VALUES = 1 << 19
+BLOCK_VALUES = 1 << 20
 """A block holds about this many int16 values, so that its rows stay in cache."""
 BLOCK_VALUES_MAX = 1 << 22
 """A block never holds more, so that its float64 copy stays within 32 MiB for 4,096 updates."""

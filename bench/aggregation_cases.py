@@ -4,8 +4,9 @@ Owns the inputs, the peers' calls, and the measurement inside one process. Never
 `bench.aggregation` does, which runs each in a process of its own.
 
 The peers get the same integers as float32, in the form they are fastest with: Flower's functions of
-`flwr.server.strategy.aggregate` a list of arrays, ByzFL's a torch tensor. Both compute the vector
-alone; ours also checks every integer and judges every update, as the chain needs it.
+`flwr.server.strategy.aggregate` a list of arrays, ByzFL's a torch tensor, or an array, which takes
+other code. They compute the vector alone; ours also checks every integer and judges every update,
+as the chain needs it.
 """
 
 import json
@@ -16,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ from aggregation import aggregate, compute_updates_min, keeps_aggregate, needs_s
 OURS: Final = "quorate"
 FLOWER: Final = "flower"
 BYZFL: Final = "byzfl"
+BYZFL_NUMPY: Final = "byzfl-numpy"
 REPEATS_MAX: Final = 5
 SECONDS_MAX: Final = 3.0
 RULES: Final[dict[str, tuple[Stage, ...]]] = {
@@ -46,6 +48,7 @@ RULES: Final[dict[str, tuple[Stage, ...]]] = {
 PEERS: Final[dict[str, tuple[str, ...]]] = {
     FLOWER: ("mean", "median", "trimmed_mean", "krum", "multi_krum", "bulyan"),
     BYZFL: tuple(rule for rule in RULES if rule not in ("bulyan", "default")),
+    BYZFL_NUMPY: tuple(rule for rule in RULES if rule not in ("bulyan", "default")),
 }
 
 
@@ -79,7 +82,7 @@ def compute_num_byzantine(rule: str, n_updates: int) -> int:
 
 def is_available(library: str) -> bool:
     """Return whether a library can be imported here."""
-    modules = {OURS: (), FLOWER: ("flwr",), BYZFL: ("byzfl", "torch")}[library]
+    modules = {OURS: (), FLOWER: ("flwr",)}.get(library, ("byzfl", "torch"))
     return all(find_spec(module) for module in modules)
 
 
@@ -106,9 +109,9 @@ def make_call(library: str, rule: str, n_updates: int, dimension: int) -> Callab
     for row, update in zip(rows, updates, strict=True):
         row[:] = update
     del updates
-    return (
-        _make_flower_call(rule, f, rows) if library == FLOWER else _make_byzfl_call(rule, f, rows)
-    )
+    if library == FLOWER:
+        return _make_flower_call(rule, f, rows)
+    return _make_byzfl_call(rule, f, rows, is_tensor=library == BYZFL)
 
 
 def _make_our_call(rule: AggregationRule, updates: list[NDArray[np.int16]]) -> Callable[[], object]:
@@ -123,7 +126,7 @@ def _make_our_call(rule: AggregationRule, updates: list[NDArray[np.int16]]) -> C
 def _make_flower_call(rule: str, f: int, rows: NDArray[np.float32]) -> Callable[[], object]:
     from flwr.server.strategy import aggregate as flower  # noqa: PLC0415
 
-    results: list[Any] = [([row], 1) for row in rows]
+    results: list[tuple[list[NDArray[np.float32]], int]] = [([row], 1) for row in rows]
     calls: dict[str, Callable[[], object]] = {
         "mean": lambda: flower.aggregate(results),
         "median": lambda: flower.aggregate_median(results),
@@ -138,11 +141,13 @@ def _make_flower_call(rule: str, f: int, rows: NDArray[np.float32]) -> Callable[
     return calls[rule]
 
 
-def _make_byzfl_call(rule: str, f: int, rows: NDArray[np.float32]) -> Callable[[], object]:
+def _make_byzfl_call(
+    rule: str, f: int, rows: NDArray[np.float32], *, is_tensor: bool
+) -> Callable[[], object]:
     import byzfl  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
-    tensor = torch.from_numpy(rows)
+    tensor: NDArray[np.float32] = torch.from_numpy(rows) if is_tensor else rows
     calls: dict[str, Callable[[], object]] = {
         "mean": lambda: byzfl.Average()(tensor),
         "median": lambda: byzfl.Median()(tensor),
@@ -153,7 +158,7 @@ def _make_byzfl_call(rule: str, f: int, rows: NDArray[np.float32]) -> Callable[[
         "centered_clipping": lambda: byzfl.CenteredClipping(L=1, tau=1e6)(tensor),
         "nnm+trimmed_mean": lambda: byzfl.TrMean(f)(byzfl.NNM(f)(tensor)),
         # It writes to the tensor it is given.
-        "arc+mean": lambda: byzfl.Average()(byzfl.ARC(f)(tensor.clone())),
+        "arc+mean": lambda: byzfl.Average()(byzfl.ARC(f)(tensor + 0.0)),
         "bucketing+median": lambda: byzfl.Median()(byzfl.Bucketing(2)(tensor)),
     }
     return calls[rule]
@@ -205,7 +210,7 @@ def main(arguments: Sequence[str]) -> None:
     """Measure the case on the command line: library, rule, n, d, threads, memory limit in MiB."""
     library, rule = arguments[:2]
     n_updates, dimension, threads, memory_mib = map(int, arguments[2:])
-    if library == BYZFL:
+    if library in (BYZFL, BYZFL_NUMPY):
         import byzfl  # noqa: F401, PLC0415
         import torch  # noqa: PLC0415
 
