@@ -99,6 +99,12 @@ class SignRecord(Struct, frozen=True, forbid_unknown_fields=True):
         return sha256(msgspec.json.encode(msgspec.structs.replace(self, checksum=""))).hexdigest()
 
 
+class _Versioned(Struct, frozen=True):
+    """What every version of the record has."""
+
+    version: int
+
+
 class _VoteContent(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """What the sign-bytes of a vote say (`compute_vote_sign_bytes`)."""
 
@@ -393,10 +399,24 @@ def read_sign_record(path: Path) -> SignRecord | None:
     try:
         record = msgspec.json.decode(raw, type=SignRecord)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        _require_version(path, raw)
         raise _damaged(path) from error
     if len(raw) > RECORD_BYTES_MAX or record.checksum != record.compute_checksum():
         raise _damaged(path)
     return record
+
+
+def _require_version(path: Path, raw: bytes) -> None:
+    """Raise if a record was whole once, but written by another version of this program."""
+    try:
+        version = msgspec.json.decode(raw, type=_Versioned).version
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return
+    if version != RECORD_VERSION:
+        raise SignRecordError(
+            f"The last-signed record {path} has version {version}, and this program understands "
+            f"version {RECORD_VERSION}: start the node with the version that wrote it."
+        )
 
 
 def _damaged(path: Path) -> SignRecordError:

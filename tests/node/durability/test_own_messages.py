@@ -1,5 +1,6 @@
 """A validator that meets its own votes: newer than its record, or not its own doing."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -108,6 +109,14 @@ def test_the_record_keeps_the_lock_of_its_height(tmp_path: Path) -> None:
     assert make_signer(tmp_path / "state").lock == Lock(5, 2, B)
     signer.sign_vote(UnsignedVote(VoteType.PREVOTE, 6, 0, A))
     assert make_signer(tmp_path / "state").lock is None
+
+
+def test_a_record_of_another_version_is_not_called_damaged(tmp_path: Path) -> None:
+    make_signer(tmp_path / "state", is_record_optional=True)
+    record = json.loads((tmp_path / "state").read_text())
+    (tmp_path / "state").write_text(json.dumps(record | {"version": 1}))
+    with pytest.raises(SignRecordError, match=r"has version 1, .* start the node with the version"):
+        make_signer(tmp_path / "state")
 
 
 def make_driver(lock: Lock | None) -> Driver:
