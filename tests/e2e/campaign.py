@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from quorate.chain.codec import decode
@@ -69,6 +70,10 @@ class Member:
     client: Client
     command: list[str]
     process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def client_url(self) -> str:
+        return self.client.endpoint.url
 
     @property
     def log_file(self) -> Path:
@@ -186,10 +191,10 @@ class Campaign:
         started = time.monotonic()
         plan: list[tuple[float, Callable[[], None]]] = []
         for fault in self.manifest.faults:
-            plan += [(fault.at_s, lambda f=fault: self._begin(f)),  # type: ignore[misc]
-                     (fault.ends_s, lambda f=fault: self._end(f))]  # type: ignore[misc]  # fmt: skip
-        for number in self.manifest.late:
-            plan.append((self.manifest.late_join_s, self.members[number].start))
+            plan.append((fault.at_s, partial(self._begin, fault)))
+            plan.append((fault.ends_s, partial(self._end, fault)))
+        joins = self.manifest.late_join_s
+        plan += [(joins, self.members[number].start) for number in self.manifest.late]
         plan.sort(key=lambda each: each[0])
         for worker in self.workers:
             worker.start()
