@@ -39,7 +39,7 @@ INSTALLED := $(LOCKED)-installed
 
 SEEDS ?= 300
 
-.PHONY: help demo test test-slow soak check bench bench-aggregation bench-sync env lock upgrade format hooks clean sim
+.PHONY: help demo test check bench bench-aggregation bench-sync env lock upgrade format hooks clean sim
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -49,6 +49,8 @@ demo: $(INSTALLED) ## Train among four validators and eight participants, two of
 
 test: $(INSTALLED) ## Run every test, on two processors.
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+.PHONY: test-slow soak
 
 test-slow: $(INSTALLED) ## Run the tests that take minutes: whole networks under faults and attacks.
 	@$(BIN)/python -m pytest -m slow $(ARGS)
