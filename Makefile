@@ -39,7 +39,8 @@ INSTALLED := $(LOCKED)-installed
 
 SEEDS ?= 300
 
-.PHONY: help demo test check bench bench-aggregation bench-sync env lock upgrade format hooks clean sim
+.PHONY: help demo test check bench bench-aggregation bench-sync env lock upgrade format hooks clean
+.PHONY: sim test-slow soak
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -50,8 +51,6 @@ demo: $(INSTALLED) ## Train among four validators and eight participants, two of
 test: $(INSTALLED) ## Run every test, on two processors.
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
-.PHONY: test-slow soak
-
 test-slow: $(INSTALLED) ## Run the tests that take minutes: whole networks under faults and attacks.
 	@$(BIN)/python -m pytest -m slow $(ARGS)
 
@@ -59,7 +58,7 @@ test-slow: $(INSTALLED) ## Run the tests that take minutes: whole networks under
 MINUTES ?= 10
 SEED ?=
 
-soak: $(INSTALLED) ## Everything at random for MINUTES=n; figures of memory, disk and latency in out/soak.
+soak: $(INSTALLED) ## Faults and attacks at random for MINUTES=n; figures in out/soak.
 	@$(BIN)/python -m tests.e2e.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 check: $(INSTALLED) ## Run ruff, mypy, import-linter and the tests of the code's own form.
