@@ -9,6 +9,7 @@ from quorate.chain.errors import QuorateError
 
 from node.home import Home
 from node.storage import open_storage
+from store.database import LevelDatabase
 from store.errors import DatabaseDamaged
 from tests.node.cluster import make_key
 from tests.node.durability.file_cluster import assert_nothing_signed_twice, open_file_cluster
@@ -131,9 +132,39 @@ async def test_each_file_of_the_database(training_run: Recording, tmp_path: Path
     # A database that has lost something is never taken for a shorter chain or an empty one.
     went_on = {case for case, sentence in outcomes.items() if sentence is None}
     assert not {case for case in went_on if case[1] in {"cut_in_half", "empty", "remove"}}
-    tables = [name for name in files if name.endswith(".ldb")]
+
+
+def test_a_damaged_table_is_never_read_as_if_it_were_whole(
+    training_run: Recording, tmp_path: Path
+) -> None:
+    home = training_run.copy(tmp_path / "0")
+    whole = read_entries(home.blocks_folder, tmp_path / "scratch")
+    tables = list(home.blocks_folder.glob("*.ldb"))
     assert tables
-    assert {(name, "flip_middle") for name in tables}.isdisjoint(went_on)
+    refused = 0
+    for table in tables:
+        size = table.stat().st_size
+        for offset in range(0, size, max(1, size // 60)):
+            _flip(table, offset)
+            try:
+                assert read_entries(home.blocks_folder, tmp_path / "scratch") == whole
+            except DatabaseDamaged as error:
+                refused += 1
+                assert_way_out({(table.name, str(offset)): str(error)})
+            _flip(table, offset)
+    assert refused > 50
+
+
+def read_entries(folder: Path, scratch: Path) -> list[tuple[bytes, bytes]]:
+    shutil.copytree(folder, scratch)
+    try:
+        database = LevelDatabase(scratch)
+        try:
+            return list(database.iterate(b"", b"\xff"))
+        finally:
+            database.close()
+    finally:
+        shutil.rmtree(scratch)
 
 
 async def test_each_file_of_the_journal(training_run: Recording, tmp_path: Path) -> None:
