@@ -104,8 +104,15 @@ class CatchUp:
 
     @property
     def highest_claim(self) -> Height:
-        """The highest height that a linked peer claims who has not failed to show its blocks."""
-        credible = (claim.height for claim in self._claims.values() if not claim.failures)
+        """The highest height that a linked peer claims who has not failed to show its blocks.
+
+        Whoever says that it lacks the next block leads nowhere, however high it claims to be.
+        """
+        credible = (
+            claim.height
+            for claim in self._claims.values()
+            if not claim.failures and self._is_of_use(claim)
+        )
         return max(credible, default=Height(0))
 
     @property
@@ -170,8 +177,15 @@ class CatchUp:
     def _get_target(self) -> Height:
         """Return the highest height that a peer claims who may be asked."""
         now = trio.current_time()
-        heights = (claim.height for claim in self._claims.values() if claim.resting_until <= now)
+        heights = (
+            claim.height
+            for claim in self._claims.values()
+            if claim.resting_until <= now and self._is_of_use(claim)
+        )
         return max(heights, default=Height(0))
+
+    def _is_of_use(self, claim: _Claim) -> bool:
+        return claim.earliest <= self.height + 1
 
     def _let_rest(self, peer: PeerId) -> None:
         """Ask others for a while, and longer each time, until the peer sends a good block."""
