@@ -54,12 +54,15 @@ def test_proposer_priorities_run_away(
 def test_leaving_and_joining_again_brings_no_turn() -> None:
     current = ValidatorSet.from_powers((key.public_key, 10) for key in KEYS[:4])
     cheat, turns = KEYS[0].public_key, 0
-    for _ in range(100):
-        current = current.apply_updates([ValidatorUpdate(cheat, 0)])
-        current = current.apply_updates([ValidatorUpdate(cheat, 10)])
-        turns += current.proposer.public_key == cheat
+    for _ in range(200):
+        has_proposed = current.proposer.public_key == cheat
+        turns += has_proposed
         current = current.advance(1)
-    assert turns == 0
+        if has_proposed:
+            # What it owes for its turn would be forgotten.
+            current = current.apply_updates([ValidatorUpdate(cheat, 0)])
+            current = current.apply_updates([ValidatorUpdate(cheat, 10)])
+    assert 0 < turns <= 50
 
 
 def test_the_timeout_flag_is_not_reset_between_heights_and_rounds() -> None:

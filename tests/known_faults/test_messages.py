@@ -1,13 +1,14 @@
 """Faults of others in what a message may say; sources in docs/known_faults.md."""
 
 import pytest
+from msgspec.structs import replace
 from quorate.chain.block import PART_BYTES, BlockPart, is_part_valid, split_block
 from quorate.chain.codec import decode, encode
 from quorate.chain.errors import DecodeError
 from quorate.chain.ids import Hash, Height, Round, Signature
 from quorate.chain.merkle import MerkleProof
 from quorate.chain.parameters import BLOCK_BYTES_MAX, ConsensusParameters
-from quorate.chain.vote import BlockId, Commit, Vote, VoteType
+from quorate.chain.vote import BlockId, Vote, VoteType
 
 from consensus.inputs import CommitReceived, VoteReceived
 from consensus.status import RoundBits, RoundStatus, Step
@@ -84,7 +85,7 @@ def test_a_vote_names_a_validator_index_out_of_range() -> None:
     # The one list by index is a commit's; of another length it proves nothing, and stops nobody.
     good = scenario.make_commit("ABC", "X")
     for signatures in (good.signatures[:1], (*good.signatures, Signature(bytes(64)) * 3)):
-        wrong = Commit(good.height, good.round, good.block_id, tuple(signatures))  # type: ignore[arg-type]
+        wrong = replace(good, signatures=signatures)
         assert scenario.feed(CommitReceived(wrong)) == []
     assert scenario.driver.commit is None
     scenario.commit("ABC", "X")
