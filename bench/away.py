@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Final
 
 from quorate.chain.errors import QuorateError
@@ -82,16 +83,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="bench.away", description="A validator comes back.")
     parser.add_argument("--blocks", type=int, default=BLOCKS, help="how many it misses")
     options = parser.parse_args(arguments)
+    # So that the stopped validator goes on, and ends, however this process is told to end.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         behind, seconds = measure_return(options.blocks)
     except QuorateError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Interrupted; the nodes have been stopped.", file=sys.stderr)
+        return 130
     rate = behind / seconds
     print(
         f"{behind} blocks behind, level after {seconds:.1f} s ({rate:,.0f}/s), and it votes again"
     )
     return 0
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":
