@@ -359,20 +359,29 @@ async def _drip(url: str, counts: Counter[str]) -> None:
 
 
 async def streams(target: Target, counts: Counter[str]) -> None:
-    """Ten thousand streams from one peer, which comes back whenever it is cut off."""
+    """Ten thousand streams from one peer, which comes back whenever it gets no more of them."""
     peer = RawPeer(target)
     async with trio.open_nursery() as nursery:
         await peer.start(nursery)
-        while counts["streams"] < STREAMS:
-            address = target.addresses[counts["connections"] % len(target.addresses)]
-            with suppress(Exception), trio.move_on_after(5):
-                connection: Any = await peer.connect(address)
-                counts["connections"] += 1
-                while counts["streams"] < STREAMS:
-                    await connection.muxed_conn.open_stream()
-                    counts["streams"] += 1
-            await trio.sleep(0.02)
+        async with trio.open_nursery() as victims:
+            for address in target.addresses:
+                victims.start_soon(_open_streams, peer, address, counts)
         nursery.cancel_scope.cancel()
+
+
+async def _open_streams(peer: RawPeer, address: str, counts: Counter[str]) -> None:
+    while counts["streams"] < STREAMS:
+        connection: Any = None
+        with suppress(Exception), trio.move_on_after(STREAMS_S):
+            connection = await peer.connect(address)
+            counts["connections"] += 1
+            while counts["streams"] < STREAMS:
+                await connection.muxed_conn.open_stream()
+                counts["streams"] += 1
+        if connection is not None:
+            with suppress(Exception), trio.move_on_after(1):
+                await peer.host.close_connection(connection)
+        await trio.sleep(0.05)
 
 
 def make_far_votes(target: Target) -> Make:

@@ -2,11 +2,16 @@
 
 Owns the network, what is measured of it from outside (heights through the RPC, memory from the
 system) and the attackers' processes.
+
+``python -m tests.e2e.siege --seconds 20 --out FILE.svg`` runs every attack one after the other,
+prints a table and draws memory and blocks a second.
 """
 
+import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,9 +21,10 @@ from pathlib import Path
 from quorate.chain.keys import PrivateKey
 
 from node.key_files import read_validator_key
-from tests.e2e.attacks import Target, write_target
+from tests.e2e.attacks import ATTACKS, Target, write_target
 from tests.e2e.campaign import make_test_environment
 from tests.e2e.network import CHAIN_ID, CONFIG, Network, make_key, open_network
+from tests.e2e.plot import Panel, draw_panels
 from tests.e2e.workers import TASK_NAME, create_task, make_author
 
 HONEST = range(4)
@@ -162,3 +168,52 @@ def open_siege(folder: Path) -> Iterator[Siege]:
 
 def _get_seed(key: PrivateKey) -> str:
     return key.seed.hex()
+
+
+REST_S = 4.0
+RATE_SAMPLES = 4
+"""Blocks a second are drawn as the mean over so many samples."""
+
+
+def draw(siege: Siege, marks: Sequence[tuple[float, str]]) -> str:
+    """Return the figure of a siege."""
+    samples = siege.samples
+    memory = {
+        f"node{number}": [(each.seconds, each.memory_mb[number]) for each in samples]
+        for number in HONEST
+    }
+    rate = [
+        (later.seconds, (later.height - sooner.height) / (later.seconds - sooner.seconds))
+        for sooner, later in zip(samples, samples[RATE_SAMPLES:], strict=False)
+    ]
+    return draw_panels(
+        [
+            Panel("resident memory of the honest nodes, MB", memory, marks),
+            Panel("blocks a second", {"": rate}, [(at_s, "") for at_s, _ in marks]),
+        ]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--out", type=Path, required=True)
+    chosen = parser.parse_args()
+    marks: list[tuple[float, str]] = []
+    with tempfile.TemporaryDirectory() as folder, open_siege(Path(folder)) as siege:
+        print("| attack | blocks/s before | blocks/s meanwhile | memory, MB | what was done |")
+        print("| --- | --- | --- | --- | --- |")
+        for name in ATTACKS:
+            base = siege.watch(REST_S)
+            marks.append((time.monotonic() - siege.began, name))
+            rate, counts = siege.attack([name], chosen.seconds)
+            done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+            memory = max(siege.read_memory_mb())
+            print(f"| `{name}` | {base:.1f} | {rate:.1f} | {memory:.0f} | {done} |", flush=True)
+            siege.check_unharmed()
+        siege.watch(REST_S)
+        chosen.out.write_text(draw(siege, marks))
+
+
+if __name__ == "__main__":
+    main()

@@ -23,7 +23,7 @@ DONE = {
     "churn": {"peers": 300, "linked": 10},
     "garbage": {"messages": 8, "sockets": 4},
     "slow_readers": {"links": 8, "subscriptions": 8},
-    "streams": {"streams": 2_000, "connections": 4},
+    "streams": {"streams": 5_000, "connections": 40},
     "far_votes": {"said": 20_000},
     "forged_votes": {"said": 100, "peers": 2},
     "unknown_senders": {"said": 5_000},
