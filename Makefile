@@ -48,7 +48,7 @@ help: ## List the targets.
 demo: $(INSTALLED) ## Train among four validators and eight participants, two of them hostile.
 	@$(BIN)/quorate demo
 
-test: $(INSTALLED) ## Run every test, on two processors.
+test: $(INSTALLED) ## Run the tests but for the slow ones, on two processors.
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 test-slow: $(INSTALLED) ## Run the tests that take minutes: whole networks under faults and attacks.
@@ -74,7 +74,7 @@ bench: $(INSTALLED) ## Measure a localnet of four processes: throughput, latency
 bench-aggregation: $(INSTALLED) ## Measure each aggregation rule.
 	@$(BIN)/python -m bench.aggregation
 
-sim: $(INSTALLED) ## Simulate a network under faults: SEEDS=5000.
+sim: $(INSTALLED) ## Simulate a network under faults, SEEDS=n times.
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 bench-sync: $(INSTALLED) ## Measure how fast a fresh node catches up.

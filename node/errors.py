@@ -15,8 +15,26 @@
     │   └── ReplayDiffers     a stored block gives another result when it is executed again
     └── SubscriptionRefused   a client's: as many subscriptions as allowed are open already
 
-Owns the classes. Each message is a sentence that ends with the way out, and is shown to the
-operator as it is. Never decides what follows: the catcher does.
+The other classes of the node stand beside what raises them:
+
+::
+
+    QuorateError
+    ├── Refusal               a client's: the RPC's answer itself (`node.rpc.problems`)
+    ├── SurfaceListenError    the operator's: RPC or metrics cannot listen (`node.rpc.listening`)
+    ├── LocalnetError         a node of a localnet ended or did not start (`node.localnet`)
+    ├── DemoError             the demonstration cannot go on (`node.demo.errors`)
+    ├── KeyringError          the user's: a key for accounts (`node.commands.keyring`)
+    ├── InputFileError        the user's: a file given to a command (`node.commands.task_file`)
+    ├── NotConfirmed          the user's: a question not answered with yes (`node.commands.printing`)
+    └── Interrupted           the user's: Ctrl-C, everything is stopped (`node.failures`)
+    TransactionError
+    └── NonceGapError         the nonces before it are missing as yet (`node.mempool.admission`)
+    BlockError
+    └── DivergentRoots        executed here it has other roots (`node.execution.block_checks`)
+
+Owns the classes of the first tree. Each message is a sentence that ends with the way out, and is
+shown to the operator as it is. Never decides what follows: the catcher does.
 """
 
 from quorate.chain.errors import QuorateError
