@@ -26,7 +26,7 @@ The other classes of the node stand beside what raises them:
     ├── DemoError             the demonstration cannot go on (`node.demo.errors`)
     ├── KeyringError          the user's: a key for accounts (`node.commands.keyring`)
     ├── InputFileError        the user's: a file given to a command (`node.commands.task_file`)
-    ├── NotConfirmed          the user's: a question not answered with yes (`node.commands.printing`)
+    ├── NotConfirmed          the user's: a question answered with no (`node.commands.printing`)
     └── Interrupted           the user's: Ctrl-C, everything is stopped (`node.failures`)
     TransactionError
     └── NonceGapError         the nonces before it are missing as yet (`node.mempool.admission`)
