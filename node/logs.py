@@ -44,6 +44,9 @@ _LEVELS: Final = {
 _CHATTY_LOGGERS: Final = ("libp2p", "hypercorn", "httpx", "multiaddr")
 """Libraries that log each connection; below warning only when the node's level is debug."""
 
+_REPEATING_LOGGERS: Final = ("libp2p.transport",)
+"""What they say of each failed dial, the keeping of peers knows and handles."""
+
 
 def configure_logs(
     level: str,
@@ -99,9 +102,15 @@ def configure_logs(
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
+    is_debug = level == "debug"
     for name in _CHATTY_LOGGERS:
-        quiet = logging.DEBUG if level == "debug" else max(_LEVELS[level], logging.WARNING)
-        logging.getLogger(name).setLevel(quiet)
+        library = logging.getLogger(name)
+        library.setLevel(logging.DEBUG if is_debug else max(_LEVELS[level], logging.WARNING))
+        # py-libp2p cuts its loggers off at import; their lines would go out raw.
+        library.handlers.clear()
+        library.propagate = True
+    for name in _REPEATING_LOGGERS:
+        logging.getLogger(name).setLevel(logging.DEBUG if is_debug else logging.CRITICAL)
 
 
 def redact_and_bound(

@@ -95,6 +95,8 @@ def test_values_are_bounded() -> None:
 
 
 def test_libraries_speak_through_the_same_lines() -> None:
+    # As py-libp2p does when it is imported.
+    logging.getLogger("libp2p").propagate = False
     stream, _ = log()
     logging.getLogger("libp2p.network").info("a stream was opened")
     logging.getLogger("hypercorn.access").info("GET /")
