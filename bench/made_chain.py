@@ -31,10 +31,10 @@ from bench.signing import make_key, sign
 from ledger.aggregates import InlineAggregates
 from ledger.queries import get_task
 from ledger.state import State
-from node.composition import initialize_storage, load_position
 from node.config import Config
 from node.execution.executor import BlockContents, ExecutedBlock, Executor
 from node.execution.retention import Retention
+from node.execution.stored_chain import initialize_storage, load_position
 from node.home import Home
 from node.mempool.verifier import TransactionVerifier
 from store.chain_store import ChainStore

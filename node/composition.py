@@ -11,18 +11,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 import trio
-from quorate.chain.codec import decode
-from quorate.chain.errors import StorageError
 from quorate.chain.genesis import Genesis
 from quorate.chain.ids import Address, Hash
-from quorate.chain.validators import VALIDATORS_MAX
-from quorate.chain.vote import Commit, Proposal, Vote
+from quorate.chain.vote import Proposal, Vote
 
 from consensus.driver import Driver
 from consensus.timeouts import TimeoutConfig
 from consensus.verifier import SignatureVerifier
-from ledger.genesis import build_genesis_state, compute_genesis_roots
-from ledger.state import State, compute_bucket
+from ledger.state import State
 from node.agreement.block_assembly import BlockAssembly
 from node.agreement.consensus_runner import ConsensusParts, ConsensusRunner
 from node.agreement.evidence_pool import EvidencePool
@@ -35,7 +31,6 @@ from node.agreement.noting_verifier import NotingVerifier
 from node.agreement.patience import Patience
 from node.agreement.signer import Signer
 from node.config import Config
-from node.errors import GenesisError
 from node.events import EventBus
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.catching_up import CatchUp
@@ -46,17 +41,12 @@ from node.exchange.serving import Server
 from node.exchange.transaction_gossip import TransactionGossip
 from node.execution.admission import LedgerDoor
 from node.execution.aggregates import BackgroundAggregates
-from node.execution.chain_position import (
-    POSITION_DOCUMENT,
-    ChainPosition,
-    decode_position,
-    make_genesis_position,
-)
 from node.execution.divergence import DivergenceReports
 from node.execution.executor import Executor
 from node.execution.judging import Judge
 from node.execution.proposing import Proposer
 from node.execution.retention import Retention
+from node.execution.stored_chain import initialize_storage, load_position
 from node.mempool.mempool import Mempool
 from node.mempool.verifier import TransactionVerifier
 from node.metrics import Metrics
@@ -71,8 +61,6 @@ if TYPE_CHECKING:
     # The stubs of trio that come with libp2p keep this type here.
     from trio_typing import TaskStatus
 
-GENESIS_DOCUMENT = "genesis"
-COMMIT_BYTES_MAX = VALIDATORS_MAX * 80
 
 _log = structlog.get_logger("node")
 
@@ -392,55 +380,3 @@ def make_timeouts(config: Config) -> TimeoutConfig:
         precommit_ms=section.timeout_precommit_ms,
         precommit_delta_ms=section.timeout_precommit_delta_ms,
     )
-
-
-def initialize_storage(chain: ChainStore, genesis: Genesis) -> None:
-    """Store the genesis state, or check that what is stored began with this genesis.
-
-    Raises
-    ------
-    GenesisError
-        If the store belongs to another genesis.
-    """
-    if not chain.is_initialized:
-        roots = compute_genesis_roots(genesis)
-        position = make_genesis_position(genesis, roots.state_root, roots.model_root)
-        chain.initialize(
-            build_genesis_state(genesis),
-            lambda key: compute_bucket(key, genesis.bucket_count),
-            {POSITION_DOCUMENT: position.encode(), GENESIS_DOCUMENT: genesis.hash},
-            initial_height=genesis.initial_height,
-        )
-    stored = chain.load_document(GENESIS_DOCUMENT)
-    if stored != genesis.hash:
-        found = stored.hex() if stored is not None else "none"
-        raise GenesisError(
-            f"the data folder belongs to genesis {found}, but the genesis file is "
-            f"{genesis.hash.hex()}: use the genesis file the node was set up with, or another home"
-        )
-
-
-def load_position(chain: ChainStore, state: State) -> ChainPosition:
-    """Return where the stored chain stands.
-
-    Raises
-    ------
-    StorageError
-        If the record is missing, or the state's root is not the one recorded.
-    """
-    raw = chain.load_document(POSITION_DOCUMENT)
-    if raw is None:
-        raise StorageError(
-            "the database has no record of the chain's position: restore the data folder from a "
-            "backup, or remove it and let the node catch up from its peers"
-        )
-    stored_commit = chain.load_commit(chain.height) if chain.height else None
-    commit = decode(Commit, stored_commit, COMMIT_BYTES_MAX) if stored_commit else None
-    position = decode_position(raw, commit)
-    if state.root != position.state_root:
-        raise StorageError(
-            f"the stored state has root {state.root.hex()}, but height {position.height} was "
-            f"decided with {position.state_root.hex()}: the database is damaged; restore the data "
-            "folder from a backup, or remove it and let the node catch up from its peers"
-        )
-    return position

@@ -15,11 +15,10 @@ from quorate.chain.errors import BlockError, CommitError, DecodeError, Transacti
 from quorate.chain.ids import Hash, Height
 from quorate.chain.parameters import BLOCK_BYTES_MAX
 from quorate.chain.transaction import CreateTask, SubmitUpdate, decode_transaction
-from quorate.chain.validators import VALIDATORS_MAX
-from quorate.chain.vote import Commit, verify_commit
+from quorate.chain.vote import COMMIT_BYTES_MAX, Commit, verify_commit
 
 from node.exchange.catching_up import CatchUp, FetchedBlock
-from node.execution.block_checks import COMMIT_SIGNATURE_BYTES_MAX, decode_block
+from node.execution.block_checks import decode_block
 from node.execution.chain_position import ChainPosition
 from p2p.network import PeerId
 
@@ -79,7 +78,7 @@ class PayloadsAhead:
     def _want_payloads(self, fetched: FetchedBlock, position: ChainPosition) -> Iterator[int]:
         """Want the payloads of a block that is proven; yield their sizes."""
         try:
-            commit = decode(Commit, fetched.commit, VALIDATORS_MAX * COMMIT_SIGNATURE_BYTES_MAX)
+            commit = decode(Commit, fetched.commit, COMMIT_BYTES_MAX)
             verify_commit(
                 self._chain_id,
                 position.validators,

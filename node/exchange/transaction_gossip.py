@@ -47,6 +47,7 @@ PULLS_QUEUED_MAX: Final = 64
 """Announcements that wait to be followed up."""
 PULLS_PER_PEER_MAX: Final = 4
 """Of these, those of one peer: whoever announces and never answers must not hold up the others."""
+MALFORMED_PENALTY: Final = 20
 SILENCE_PENALTY: Final = 20
 ANNOUNCED_MAX: Final = 4 * HASHES_PER_MESSAGE_MAX
 """Transactions announced in one go; the oldest first."""
@@ -226,7 +227,7 @@ class TransactionGossip:
                 self._network.report(peer, SILENCE_PENALTY, "announced what it did not send")
             return
         except DecodeError as error:
-            self._network.report(peer, 20, str(error))
+            self._network.report(peer, MALFORMED_PENALTY, str(error))
             return
         await self._mempool.receive_batch(
             peer, [(entry.transaction, entry.payload) for entry in answer.entries]

@@ -14,14 +14,10 @@ from quorate.chain.block import (
 from quorate.chain.codec import decode
 from quorate.chain.errors import BlockError, CommitError, DecodeError
 from quorate.chain.parameters import BLOCK_BYTES_MAX
-from quorate.chain.validators import VALIDATORS_MAX
-from quorate.chain.vote import BlockId, Commit, verify_commit
+from quorate.chain.vote import COMMIT_BYTES_MAX, BlockId, Commit, verify_commit
 
 from ledger.execution import ExecutionResult
 from node.execution.chain_position import ChainPosition
-
-COMMIT_SIGNATURE_BYTES_MAX = 80
-"""The most bytes of a commit for each validator, its share of the rest included."""
 
 
 class DivergentRoots(BlockError):  # noqa: N818 - it says what is the matter.
@@ -130,7 +126,7 @@ def decode_decision(block: bytes, commit: bytes, chain_id: str, position: ChainP
     DecodeError, CommitError
         If it proves nothing, or the block is longer than any may be.
     """
-    decoded = decode(Commit, commit, VALIDATORS_MAX * COMMIT_SIGNATURE_BYTES_MAX)
+    decoded = decode(Commit, commit, COMMIT_BYTES_MAX)
     verify_commit(
         chain_id, position.validators, position.next_height, decoded.block_id.hash, decoded
     )

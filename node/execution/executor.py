@@ -28,7 +28,7 @@ from quorate.chain.genesis import Genesis
 from quorate.chain.ids import NO_HASH, Address, Hash
 from quorate.chain.merkle import EMPTY_ROOT, compute_root
 from quorate.chain.transaction import CreateTask, SignedTransaction, SubmitUpdate
-from quorate.chain.vote import BlockId, Commit
+from quorate.chain.vote import COMMIT_SIGNATURE_BYTES, BlockId, Commit
 
 from ledger.execution import AggregateSource, BlockContext, BlockExecution, ExecutionResult
 from ledger.offences import is_offence_recorded
@@ -52,7 +52,6 @@ SLICE_TRANSACTIONS = 64
 """Transactions executed between two looks at the other tasks of the node."""
 BLOCK_OVERHEAD_BYTES = 4096
 """Room for a header and the framing of a block's lists, beside the last commit."""
-COMMIT_SIGNATURE_BYTES = 70
 
 _log = structlog.get_logger("executor")
 

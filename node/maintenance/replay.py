@@ -24,13 +24,14 @@ from quorate.chain.codec import decode, encode
 from quorate.chain.errors import BlockError, CommitError, PendingError, StorageError
 from quorate.chain.genesis import Genesis
 from quorate.chain.ids import Hash
-from quorate.chain.vote import Commit, verify_commit
+from quorate.chain.vote import COMMIT_BYTES_MAX, Commit, verify_commit
 
 from ledger.aggregates import InlineAggregates
 from ledger.state import State
-from node.composition import COMMIT_BYTES_MAX, NodeStorage, initialize_storage, load_position
+from node.composition import NodeStorage
 from node.errors import MaintenanceError, ReplayDiffers
 from node.execution.executor import Executor
+from node.execution.stored_chain import initialize_storage, load_position
 from node.home import Home
 from node.maintenance.stopped_node import hold, open_stopped
 from node.mempool.verifier import TransactionVerifier

@@ -69,6 +69,11 @@ class Vote(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     signature: WireSignature
 
 
+COMMIT_SIGNATURE_BYTES = SIGNATURE_BYTES + 2
+"""What each signature takes in an encoded commit, at most."""
+COMMIT_BYTES_MAX = 256 + VALIDATORS_MAX * COMMIT_SIGNATURE_BYTES
+"""The longest encoded commit."""
+
 CommitSignature = Annotated[Signature, Meta(max_length=SIGNATURE_BYTES)]
 
 

@@ -47,8 +47,8 @@ from quorate.chain.weights import compute_weights_root
 from ledger.aggregates import AggregateSource, InlineAggregates
 from ledger.queries import get_task
 from ledger.state import State
-from node.composition import initialize_storage, load_position
 from node.execution.executor import BlockContents, ExecutedBlock, Executor
+from node.execution.stored_chain import initialize_storage, load_position
 from node.mempool.verifier import TransactionVerifier
 from store.chain_store import ChainStore
 from store.database import MemoryDatabase
