@@ -12,6 +12,7 @@ own code runs unchanged. It is for processes that do nothing else.
 # The names and signatures are trio's.
 # ruff: noqa: ARG001, ARG002, ARG004, N818
 
+import contextlib
 import heapq
 import random
 import sys
@@ -653,6 +654,10 @@ def run(main: Callable[..., Coroutine[Any, Any, T]], *args: Any, seed: int = 0) 
         result: T = engine.main_result
         return result
     finally:
+        # What is still suspended unwinds now, while there is a clock to do so on.
+        for task in list(_scheduler.tasks.values()):
+            with contextlib.suppress(BaseException):
+                task.coroutine.close()
         _scheduler = previous
 
 

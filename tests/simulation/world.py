@@ -200,9 +200,13 @@ class World:
             machine.disk.journal,
         )
         SimNode.world, SimNode.number = self, machine.number
-        node = SimNode(
-            self.config, self.genesis, storage, network, signer, lambda: self.now_ms(machine)
-        )
+        try:
+            node = SimNode(
+                self.config, self.genesis, storage, network, signer, lambda: self.now_ms(machine)
+            )
+        except PowerLoss:
+            # It failed while the store was being opened; a later start finds what is left.
+            return
         node.world, node.number = self, machine.number
         machine.node, machine.network = node, network
         machine.height = node.services.executor.position.height
