@@ -69,7 +69,8 @@ check: $(INSTALLED) ## Run ruff, mypy, import-linter and the tests of the code's
 	@$(BIN)/python -m pytest -q tests/test_tidy.py tests/test_repository.py
 
 bench: $(INSTALLED) ## Measure a localnet of four processes: throughput, latency, memory.
-	@$(BIN)/python -m bench.network
+	@mkdir -p out
+	@$(BIN)/python -m bench.network --json out/bench.json $(ARGS)
 
 bench-aggregation: $(INSTALLED) ## Measure each aggregation rule.
 	@$(BIN)/python -m bench.aggregation
