@@ -1,7 +1,11 @@
 """The executor's results: kept until the decision, written in durable order, executed once."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from hashlib import sha256
+from pathlib import Path
 from random import Random
 
 import pytest
@@ -23,6 +27,8 @@ from store.errors import DiskFull
 from store.memory_payloads import MemoryPayloadStore
 from tests.node.cluster import USERS, make_genesis, sign
 from tests.node.execution.chain import VALIDATORS, Entry, ExecutionChain, Training, make_entry
+
+ROOT = Path(__file__).parents[3]
 
 
 class LateAggregates:
@@ -240,7 +246,8 @@ async def test_an_execution_overtaken_by_the_decision_is_moot() -> None:
     assert len((await chain.build(*entries)).transaction_hashes) == 2
 
 
-async def test_twenty_orders_of_arrival_give_one_model_root() -> None:
+async def find_model_roots(dimension: int) -> set[str]:
+    """Return the model roots after one training round, for twenty orders of arrival."""
     roots = set()
     for seed in range(20):
         chain = ExecutionChain(
@@ -249,7 +256,7 @@ async def test_twenty_orders_of_arrival_give_one_model_root() -> None:
                 parameters=ConsensusParameters(aggregation_cost_block_max=10**9),
             )
         )
-        training = Training(chain, 300, 6)
+        training = Training(chain, dimension, 6)
         await training.begin()
         entries = [training.make_update(user, 7 * user)[0] for user in range(6)]
         Random(seed).shuffle(entries)
@@ -259,7 +266,36 @@ async def test_twenty_orders_of_arrival_give_one_model_root() -> None:
         task = get_task(chain.executor.state, training.task_id)
         assert task is not None
         assert task.record.training_round == 1
-        roots.add((chain.executor.position.model_root, task.record.weights_root))
+        roots.add(chain.executor.position.model_root.hex())
+    return roots
+
+
+async def test_twenty_orders_of_arrival_give_one_model_root() -> None:
+    assert len(await find_model_roots(300)) == 1
+
+
+def test_one_model_root_whatever_the_threads_and_the_hash_seed() -> None:
+    program = (
+        "import trio; from tests.node.execution.test_commit import find_model_roots as f; "
+        "print(*trio.run(f, 70_000))"
+    )
+    roots = set()
+    for threads, hash_seed in (("1", "0"), ("2", "0"), ("1", "1"), ("2", "4242")):
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program],
+            cwd=ROOT,
+            env=os.environ
+            | {
+                "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "sdk")]),
+                "OPENBLAS_NUM_THREADS": threads,
+                "PYTHONHASHSEED": hash_seed,
+            },
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=True,
+        )
+        roots.update(line for line in done.stdout.split() if len(line) == 64)
     assert len(roots) == 1
 
 
