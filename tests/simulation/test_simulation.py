@@ -54,4 +54,6 @@ def test_one_seed_gives_one_trace_whatever_the_hash_seed(seed: int) -> None:
 def test_a_planted_fault_is_found_and_its_seed_is_named(plant: str) -> None:
     done = simulate("--seeds", "40", "--plant", plant)
     assert done.returncode == 1
+    # A fault that crashes the program would be found by anything.
+    assert "Violation: " in done.stderr
     assert re.search(r"seed \d+ FAILED; reproduce: python -m tests.simulation", done.stdout)
