@@ -13,7 +13,7 @@ rule, found in `registry`, over columns of all updates (`columns`); `apply_optim
 result to the weights. One file holds one rule.
 """
 
-from aggregation.columns import UpdateColumns
+from aggregation.columns import PayloadBytes, UpdateColumns
 from aggregation.composition import (
     Aggregate,
     aggregate,
@@ -32,13 +32,19 @@ from aggregation.optimizer import (
     initial_optimizer_state,
     validate_optimizer,
 )
-from aggregation.updates import compute_update_size, decode_update, validate_update_bytes
+from aggregation.updates import (
+    compute_update_size,
+    decode_update,
+    open_update,
+    validate_update_bytes,
+)
 
 __all__ = [
     "Aggregate",
     "AggregationError",
     "BoundError",
     "OptimizerStep",
+    "PayloadBytes",
     "RuleError",
     "UpdateColumns",
     "UpdateError",
@@ -53,6 +59,7 @@ __all__ = [
     "is_weightable",
     "keeps_aggregate",
     "needs_seed",
+    "open_update",
     "validate_optimizer",
     "validate_rule",
     "validate_update_bytes",

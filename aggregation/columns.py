@@ -43,7 +43,21 @@ class UpdateColumns(Protocol):
         """(d,)."""
 
     def __getitem__(self, columns: slice, /) -> NDArray[np.int16]:
-        """Return columns start..stop, which nobody will write to."""
+        """Return columns start..stop, which nobody will write to, until the next read."""
+
+
+class PayloadBytes(Protocol):
+    """An update's bytes, readable by slices: an array, a memory map, a stored file.
+
+    A codec reads from it what the columns asked for need, and no more.
+    """
+
+    @property
+    def size(self) -> int:
+        """The number of bytes."""
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint8]:
+        """Return bytes start..stop, which nobody will write to, until the next read."""
 
 
 class ColumnSource(Protocol):

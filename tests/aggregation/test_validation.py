@@ -36,6 +36,7 @@ from aggregation import (
     is_weightable,
     keeps_aggregate,
     needs_seed,
+    open_update,
     registry,
     validate_rule,
     validate_update_bytes,
@@ -252,6 +253,52 @@ def test_decoding_copies_nothing() -> None:
     payload = bytes(8)
     update = decode_update(payload, DENSE, 4)
     assert np.shares_memory(update, np.frombuffer(payload, np.uint8))
+
+
+class SlicedPayload:
+    """Bytes that can only be had by slices; notes which ones were."""
+
+    def __init__(self, payload: bytes) -> None:
+        self.size = len(payload)
+        self.read: list[tuple[int, int]] = []
+        self._payload = payload
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint8]:
+        start, stop, _ = part.indices(self.size)
+        self.read.append((start, stop))
+        return np.frombuffer(self._payload[start:stop], np.uint8)
+
+
+@given(st.lists(st.integers(-32767, 32767), min_size=1, max_size=40), st.data())
+def test_an_opened_update_reads_the_columns_asked_for(
+    values: list[int], data: st.DataObject
+) -> None:
+    start = data.draw(st.integers(0, len(values)))
+    stop = data.draw(st.integers(start, len(values)))
+    payload = SlicedPayload(np.array(values, "<i2").tobytes())
+    update = open_update(payload, DENSE, len(values))
+    assert (update.dtype, update.shape) == (np.int16, (len(values),))
+    assert payload.read == []
+    assert update[start:stop].tolist() == values[start:stop]
+    assert payload.read == [(2 * start, 2 * stop)]
+
+
+def test_an_opened_update_of_another_length_is_refused() -> None:
+    with pytest.raises(UpdateError, match="has 8 bytes; 3 parameters .* take 6"):
+        open_update(SlicedPayload(bytes(8)), DENSE, 3)
+
+
+def test_an_opened_update_aggregates_like_its_integers_and_is_checked_then() -> None:
+    values = np.arange(-6, 6, dtype="<i2").reshape(3, 4)
+    opened = [open_update(SlicedPayload(row.tobytes()), DENSE, 4) for row in values]
+    rule = AggregationRule((Stage.MEDIAN,), 0)
+    result, expected = aggregate(rule, opened), aggregate(rule, list(values.astype(np.int16)))
+    assert result.vector.tolist() == expected.vector.tolist()
+    assert result.scores == expected.scores
+    values[1, 2] = -32768
+    opened = [open_update(SlicedPayload(row.tobytes()), DENSE, 4) for row in values]
+    with pytest.raises(UpdateError, match="contains -32768"):
+        aggregate(rule, opened)
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 7, 8])
