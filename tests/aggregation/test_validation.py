@@ -277,14 +277,15 @@ def test_an_opened_update_reads_the_columns_asked_for(
     stop = data.draw(st.integers(start, len(values)))
     payload = SlicedPayload(np.array(values, "<i2").tobytes())
     update = open_update(payload, DENSE, len(values))
-    assert (update.dtype, update.shape) == (np.int16, (len(values),))
+    assert update.dtype == np.int16
+    assert update.shape == (len(values),)
     assert payload.read == []
     assert update[start:stop].tolist() == values[start:stop]
     assert payload.read == [(2 * start, 2 * stop)]
 
 
 def test_an_opened_update_of_another_length_is_refused() -> None:
-    with pytest.raises(UpdateError, match="has 8 bytes; 3 parameters .* take 6"):
+    with pytest.raises(UpdateError, match=r"has 8 bytes; 3 parameters .* take 6"):
         open_update(SlicedPayload(bytes(8)), DENSE, 3)
 
 
