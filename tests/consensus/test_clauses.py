@@ -1,11 +1,16 @@
-"""Each clause of Algorithm 1 has one function, and a test named by its line."""
+"""Each clause of Algorithm 1 has one function, a test named by its line, and a transcript."""
 
 import re
 from pathlib import Path
 
+import pytest
+from quorate.chain.errors import InvariantError
+
 from consensus import algorithm
+from tests.consensus.transcript import rewrite
 
 FOLDER = Path(__file__).parent
+TRANSCRIPTS = sorted(FOLDER.glob("transcripts/*.txt"))
 
 CLAUSES = {
     11: "round",
@@ -61,3 +66,37 @@ def test_each_function_names_its_lines() -> None:
         function = getattr(algorithm.HeightMachine, f"{prefix}_{name}_l{line}")
         assert function.__doc__ is not None
         assert function.__doc__.startswith(f"L{line}-L")
+
+
+def test_the_clauses_cover_the_algorithm_line_by_line() -> None:
+    """From the first line of StartRound to the last of the paper, none left out or claimed twice.
+
+    What comes before is the state (L1-L9) and the start of the first height (L10).
+    """
+    covered: list[int] = []
+    for line, name in sorted(CLAUSES.items()):
+        prefix = "start" if line == 11 else "upon"
+        function = getattr(algorithm.HeightMachine, f"{prefix}_{name}_l{line}")
+        found = re.match(r"L(\d+)-L(\d+):", function.__doc__)
+        assert found is not None
+        covered += range(int(found[1]), int(found[2]) + 1)
+    assert covered == list(range(11, 68))
+
+
+def is_as_written(path: Path) -> bool:
+    written = path.read_text(encoding="utf-8")
+    try:
+        return rewrite(written) == written
+    except InvariantError:
+        return False
+
+
+@pytest.mark.parametrize("line", CLAUSES)
+def test_each_clause_is_told_in_a_transcript(line: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without the clause answers otherwise somewhere."""
+    prefix = "start" if line == 11 else "upon"
+    name = f"{prefix}_{CLAUSES[line]}_l{line}"
+    monkeypatch.setattr(algorithm.HeightMachine, name, lambda _self, *_round: False)
+    tried = [rule for rule in algorithm.RULES if rule.__name__ != name]
+    monkeypatch.setattr(algorithm, "RULES", tuple(tried))
+    assert not all(map(is_as_written, TRANSCRIPTS))
