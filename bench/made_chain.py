@@ -131,8 +131,8 @@ class MadeChain:
         )
         weights = {"w": np.zeros(payload_bytes // 2, np.float32)}
         draft = draft_task("sync", weights, policy, rule=AggregationRule((Stage.MEAN,), 0))
-        initial = Hash(self.payloads.put(draft.weights))
-        create = CreateTask(draft.spec, initial, len(draft.weights))
+        self.payloads.put(draft.weights)
+        create = CreateTask(draft.spec)
         created = await self.decide((self.payer, create))
         task_id = created.transaction_hashes[0]
         await self.decide(*((key, RegisterParticipant(task_id)) for key in self.participants))

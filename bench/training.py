@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Final
 
 import numpy as np
+from quorate.chain.content import compute_content_hash
 from quorate.chain.ids import Hash
 from quorate.chain.keys import PrivateKey
 from quorate.chain.task import DEFAULT_RULE, AggregationRule, RoundPolicy, UpdateCodec
@@ -140,7 +140,7 @@ class NodeFeed(threading.Thread):
             opened.training_round,
             opened.weights_root,
             UpdateCodec.DENSE_INT16,
-            Hash(sha256(payload).digest()),
+            compute_content_hash(payload),
             len(payload),
             1,
         )

@@ -12,10 +12,11 @@ from typing import Protocol
 
 import numpy as np
 from quorate.chain.codec import encode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import PendingError
 from quorate.chain.ids import NO_HASH, Address, Hash
+from quorate.chain.merkle import EMPTY_ROOT
 from quorate.chain.task import AggregationRule, ServerOptimizer, TensorSpec, UpdateCodec
-from quorate.chain.weights import compute_weights_root
 
 from aggregation import (
     aggregate,
@@ -50,9 +51,9 @@ class AggregateInputs:
         Of the task's specification.
     seed : bytes, 32
         What a rule that permutes the updates does so by.
-    base_weights_root, base_weights_hash, optimizer_root, optimizer_hash : bytes, 32
-        The weights and the state before; `optimizer_hash` is empty for an empty state. The state
-        is that of `make_initial_state`.
+    base_weights_root, optimizer_root : bytes, 32
+        The weights and the state before, `EMPTY_ROOT` for an empty state. The state is that of
+        `make_initial_state`.
     updates : tuple of AggregateUpdate
         In canonical order: by participant's address.
     is_weighted : bool
@@ -66,9 +67,7 @@ class AggregateInputs:
     optimizer: ServerOptimizer
     tensors: tuple[TensorSpec, ...]
     base_weights_root: Hash
-    base_weights_hash: Hash
     optimizer_root: Hash
-    optimizer_hash: Hash
     updates: tuple[AggregateUpdate, ...]
     is_weighted: bool
 
@@ -80,9 +79,9 @@ class AggregateInputs:
     @property
     def payload_hashes(self) -> tuple[Hash, ...]:
         """What must be at hand: base weights, optimizer state if there is one, the updates."""
-        state = () if self.optimizer_hash == NO_HASH else (self.optimizer_hash,)
+        state = () if self.optimizer_root == EMPTY_ROOT else (self.optimizer_root,)
         updates = tuple(update.payload_hash for update in self.updates)
-        return (self.base_weights_hash, *state, *updates)
+        return (self.base_weights_root, *state, *updates)
 
     @cached_property
     def key(self) -> Hash:
@@ -110,9 +109,7 @@ class AggregateOutput:
     weights, optimizer_state : bytes
         The next weights, little-endian int32, and the next state, of `make_initial_state`'s layout.
     weights_root, optimizer_root : bytes, 32
-        Their Merkle roots over chunks.
-    weights_hash, optimizer_hash : bytes, 32
-        Their SHA-256; `optimizer_hash` is empty for an empty state.
+        Their content addresses; `EMPTY_ROOT` for an empty state.
     scores : tuple of int, (n_updates,)
         Contribution scores with 16 fraction bits, in the order of the inputs.
     set_aside : tuple of bool, (n_updates,)
@@ -122,10 +119,8 @@ class AggregateOutput:
 
     weights: bytes
     weights_root: Hash
-    weights_hash: Hash
     optimizer_state: bytes
     optimizer_root: Hash
-    optimizer_hash: Hash
     scores: tuple[int, ...]
     set_aside: tuple[bool, ...]
     saturated: int
@@ -177,8 +172,8 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
         for update in inputs.updates
     ]
     counts = [update.example_count for update in inputs.updates] if inputs.is_weighted else None
-    has_state = inputs.optimizer_hash != NO_HASH
-    state = bytes(present[inputs.optimizer_hash]) if has_state else b""
+    has_state = inputs.optimizer_root != EMPTY_ROOT
+    state = bytes(present[inputs.optimizer_root]) if has_state else b""
     kept_bytes = _compute_kept_bytes(inputs.rule, dimension)
     result = aggregate(
         inputs.rule,
@@ -190,7 +185,7 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
     step = apply_optimizer(
         inputs.optimizer,
         inputs.tensors,
-        bytes(present[inputs.base_weights_hash]),
+        bytes(present[inputs.base_weights_root]),
         state[kept_bytes:],
         result.vector,
     )
@@ -198,11 +193,9 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
     following_state = kept + step.state
     return AggregateOutput(
         step.weights,
-        compute_weights_root(step.weights),
         compute_content_hash(step.weights),
         following_state,
-        compute_weights_root(following_state),
-        compute_content_hash(following_state) if following_state else NO_HASH,
+        compute_content_hash(following_state),
         result.scores,
         result.set_aside,
         result.saturated,
@@ -225,8 +218,3 @@ def make_initial_state(
 
 def _compute_kept_bytes(rule: AggregationRule, dimension: int) -> int:
     return 2 * dimension if keeps_aggregate(rule) else 0
-
-
-def compute_content_hash(data: bytes | memoryview) -> Hash:
-    """Return the SHA-256 that payloads, weights and optimizer states are stored by."""
-    return Hash(sha256(data).digest())

@@ -6,7 +6,8 @@ Owns the bookkeeping of artifacts, needed payloads and receipts. Never decides a
 from dataclasses import dataclass, field
 
 from quorate.chain.errors import ErrorCode, TransactionError
-from quorate.chain.ids import NO_HASH, Hash
+from quorate.chain.ids import Hash
+from quorate.chain.merkle import EMPTY_ROOT
 from quorate.chain.receipt import RoundReceipt
 
 from ledger.aggregates import AggregateSource
@@ -28,7 +29,7 @@ class Environment:
     round_receipts : list of RoundReceipt
         In the order in which training rounds ended.
     artifacts : dict
-        New weights and optimizer states by SHA-256.
+        New weights and optimizer states by content address.
     references : dict
         By how much the number of places that need a payload has changed.
     released : dict
@@ -74,17 +75,17 @@ class Environment:
 
     def keep_artifact(self, artifact_hash: Hash, data: bytes) -> None:
         """Let the block result in new weights or an optimizer state; an empty one is not kept."""
-        if artifact_hash != NO_HASH:
+        if artifact_hash != EMPTY_ROOT:
             self.artifacts[artifact_hash] = data
 
     def need_payload(self, payload_hash: Hash) -> None:
         """Note that one more place of the state needs a payload."""
-        if payload_hash != NO_HASH:
+        if payload_hash != EMPTY_ROOT:
             self.references[payload_hash] = self.references.get(payload_hash, 0) + 1
 
     def release_payload(self, payload_hash: Hash) -> None:
         """Note that one place needs it no more."""
-        if payload_hash != NO_HASH:
+        if payload_hash != EMPTY_ROOT:
             self.references[payload_hash] = self.references.get(payload_hash, 0) - 1
             self.released[payload_hash] = None
 

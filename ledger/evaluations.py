@@ -131,7 +131,7 @@ def compute_best_weights(
     loss = compute_median([evaluation.loss for evaluation in evaluations])
     if task.best is not None and task.best.loss <= loss:
         return task.best
-    return BestWeights(task.training_round, task.weights_root, task.weights_hash, loss)
+    return BestWeights(task.training_round, task.weights_root, loss)
 
 
 def take_evaluations(

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 from quorate.chain.codec import encode
 from quorate.chain.errors import InvariantError
-from quorate.chain.ids import NO_HASH, Address, Hash
+from quorate.chain.ids import Address, Hash
 from quorate.chain.merkle import (
+    EMPTY_ROOT,
     MerkleProof,
     compute_proof_of_hashes,
     compute_root_of_hashes,
@@ -195,6 +196,6 @@ def get_model_leaf(task_id: Hash, task: TaskRecord) -> ModelLeaf:
 
 def get_task_payloads(task: TaskRecord) -> tuple[Hash, ...]:
     """Return what a task needs beside its updates: weights, optimizer state, best weights."""
-    state = () if task.optimizer_hash == NO_HASH else (task.optimizer_hash,)
-    best = () if task.best is None else (task.best.weights_hash,)
-    return (task.weights_hash, *state, *best)
+    state = () if task.optimizer_root == EMPTY_ROOT else (task.optimizer_root,)
+    best = () if task.best is None else (task.best.weights_root,)
+    return (task.weights_root, *state, *best)

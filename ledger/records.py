@@ -13,7 +13,6 @@ from quorate.chain.errors import StorageError
 from quorate.chain.ids import (
     Int64,
     Name,
-    OptionalHash,
     Uint32,
     Uint64,
     WireAddress,
@@ -93,7 +92,6 @@ class BestWeights(Record, frozen=True):
 
     training_round: Uint64
     weights_root: WireHash
-    weights_hash: WireHash
     loss: Int64
 
 
@@ -105,10 +103,8 @@ class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
     dimension : int
         The number of parameters d, kept because counting those of many tensors takes its time.
     weights_root, optimizer_root : bytes, 32
-        Merkle roots over chunks, as the model root has them.
-    weights_hash, optimizer_hash : bytes, 32
-        SHA-256 of the same bytes, by which they are stored; `optimizer_hash` is empty when the
-        optimizer has no state.
+        Content addresses, as the model root has them; `EMPTY_ROOT` when the optimizer has no
+        state.
     opened_height, opened_time_ms : int
         The block in which the training round opened.
     first_update_height : int
@@ -129,9 +125,7 @@ class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
     status: TaskStatus
     created_height: Uint64
     weights_root: WireHash
-    weights_hash: WireHash
     optimizer_root: WireHash
-    optimizer_hash: OptionalHash
     training_round: Uint64
     rounds_finalized: Uint64
     opened_height: Uint64

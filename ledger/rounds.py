@@ -218,9 +218,7 @@ def make_aggregate_inputs(
         spec.optimizer,
         spec.tensors,
         task.weights_root,
-        task.weights_hash,
         task.optimizer_root,
-        task.optimizer_hash,
         tuple(
             AggregateUpdate(u.participant, u.payload_hash, u.codec, u.example_count)
             for u in updates
@@ -275,20 +273,18 @@ def finalize_training_round(
     finalized = replace(
         task,
         weights_root=output.weights_root,
-        weights_hash=output.weights_hash,
         optimizer_root=output.optimizer_root,
-        optimizer_hash=output.optimizer_hash,
         rounds_finalized=task.rounds_finalized + 1,
         recent_roots=_keep_last((*task.recent_roots, task.weights_root), spec.policy.staleness_max),
     )
     if finalized.rounds_finalized == spec.policy.rounds_max:
         finalized = replace(finalized, status=TaskStatus.COMPLETED)
-    env.keep_artifact(output.weights_hash, output.weights)
-    env.keep_artifact(output.optimizer_hash, output.optimizer_state)
-    env.need_payload(output.weights_hash)
-    env.need_payload(output.optimizer_hash)
-    env.release_payload(task.weights_hash)
-    env.release_payload(task.optimizer_hash)
+    env.keep_artifact(output.weights_root, output.weights)
+    env.keep_artifact(output.optimizer_root, output.optimizer_state)
+    env.need_payload(output.weights_root)
+    env.need_payload(output.optimizer_root)
+    env.release_payload(task.weights_root)
+    env.release_payload(task.optimizer_root)
     _close_training_round(env, task_id, task, finalized, RoundOutcome.FINALIZED, receipts, output)
 
 
@@ -328,9 +324,9 @@ def _close_training_round(
     )
     best = compute_best_weights(task, evaluations)
     if best is not None and best is not task.best:
-        env.need_payload(best.weights_hash)
+        env.need_payload(best.weights_root)
         if task.best is not None:
-            env.release_payload(task.best.weights_hash)
+            env.release_payload(task.best.weights_root)
     for slot, update in enumerate(updates):
         env.view.delete(get_update_key(task_id, slot))
         env.release_payload(update.payload_hash)

@@ -103,8 +103,6 @@ class State:
         """What is kept in memory of all tasks, members, training rounds and payloads."""
         self.valid_updates: dict[tuple[Hash, int], None] = {}
         """Payloads found valid for a dimension; at most `CHECKED_PAYLOADS_MAX`."""
-        self.weights_roots: dict[Hash, Hash] = {}
-        """Roots of initial weights by payload hash; at most `CHECKED_PAYLOADS_MAX`."""
         roots = []
         for bucket, entries in iterate_buckets(reader.iterate_state()):
             listed = list(entries)

@@ -5,8 +5,9 @@ completing a task cuts short.
 """
 
 from msgspec.structs import replace
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
-from quorate.chain.ids import NO_HASH, Address, Hash
+from quorate.chain.ids import Address, Hash
 from quorate.chain.task import PARAMETERS_MAX, TaskSpec
 from quorate.chain.transaction import (
     ChangeTaskStatus,
@@ -14,10 +15,9 @@ from quorate.chain.transaction import (
     Role,
     TaskStatus,
 )
-from quorate.chain.weights import compute_weights_root
 
 from aggregation import RuleError, is_weightable, validate_optimizer, validate_rule
-from ledger.aggregates import compute_content_hash, make_initial_state
+from ledger.aggregates import make_initial_state
 from ledger.environment import Environment
 from ledger.indexes import TASKS_MAX
 from ledger.keys import (
@@ -32,9 +32,6 @@ from ledger.records import (
     TaskSpecRecord,
 )
 from ledger.rounds import void_training_round
-from ledger.state import CHECKED_PAYLOADS_MAX
-
-WEIGHT_BYTES = 4
 
 
 def validate_create_task(env: Environment, sender: Address, body: CreateTask) -> None:
@@ -62,13 +59,6 @@ def validate_create_task(env: Environment, sender: Address, body: CreateTask) ->
     fault = find_fault(spec)
     if fault is not None:
         raise TransactionError(ErrorCode.INVALID_TASK, fault)
-    weights_bytes = WEIGHT_BYTES * spec.dimension
-    if body.payload_size != weights_bytes:
-        raise TransactionError(
-            ErrorCode.INVALID_TASK,
-            f"The initial weights have {body.payload_size} bytes; {spec.dimension} parameters"
-            f" take {weights_bytes}: send all tensors as little-endian int32, in order.",
-        )
     _validate_initial_weights(env, body)
 
 
@@ -115,21 +105,8 @@ def _validate_initial_weights(env: Environment, body: CreateTask) -> None:
     if len(payload) != body.payload_size:
         raise TransactionError(
             ErrorCode.PAYLOAD_MISMATCH,
-            f"The initial weights have {len(payload)} bytes, the transaction says"
-            f" {body.payload_size}: build it from the bytes you send.",
-        )
-    roots = env.view.state.weights_roots
-    root = roots.get(body.payload_hash)
-    if root is None:
-        if len(roots) >= CHECKED_PAYLOADS_MAX:
-            roots.clear()
-        root = roots[body.payload_hash] = compute_weights_root(payload)
-    if root != body.spec.initial_weights_root:
-        raise TransactionError(
-            ErrorCode.PAYLOAD_MISMATCH,
-            f"The root of the initial weights is {root.hex()}, not the task's"
-            f" initial_weights_root {body.spec.initial_weights_root.hex()}: compute it over the"
-            " bytes you send.",
+            f"The initial weights have {len(payload)} bytes; {body.spec.dimension} parameters take"
+            f" {body.payload_size}: send all tensors as little-endian int32, in order.",
         )
 
 
@@ -137,7 +114,7 @@ def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: Cr
     """Write the task down, with its first training round open."""
     spec, context = body.spec, env.context
     state = make_initial_state(spec.rule, spec.optimizer, spec.tensors)
-    optimizer_hash = compute_content_hash(state) if state else NO_HASH
+    optimizer_root = compute_content_hash(state)
     task = TaskRecord(
         authority=sender,
         name=spec.name,
@@ -145,9 +122,7 @@ def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: Cr
         status=TaskStatus.OPEN,
         created_height=context.height,
         weights_root=spec.initial_weights_root,
-        weights_hash=body.payload_hash,
-        optimizer_root=compute_weights_root(state),
-        optimizer_hash=optimizer_hash,
+        optimizer_root=optimizer_root,
         training_round=0,
         rounds_finalized=0,
         opened_height=context.height,
@@ -165,9 +140,9 @@ def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: Cr
     env.view.put(get_task_spec_key(task_id), TaskSpecRecord(spec))
     env.view.put(get_task_name_key(spec.name), TaskNameRecord(task_id))
     env.view.created_task_count += 1
-    env.keep_artifact(optimizer_hash, state)
+    env.keep_artifact(optimizer_root, state)
     env.need_payload(body.payload_hash)
-    env.need_payload(optimizer_hash)
+    env.need_payload(optimizer_root)
 
 
 def validate_change_task_status(env: Environment, sender: Address, body: ChangeTaskStatus) -> None:

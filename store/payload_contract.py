@@ -4,11 +4,11 @@ Owns the interface, the default limits and the checks that come before storing. 
 """
 
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from quorate.chain.content import compute_content_hash
 
 from store.disk import BytesLike
 from store.errors import PayloadMismatch, PayloadSpaceExhausted, PayloadTooLarge
@@ -85,7 +85,7 @@ def check_payload(data: BytesLike, bytes_max: int, expected_hash: bytes | None =
         raise PayloadTooLarge(
             f"The payload has {size} bytes, and one payload may have {bytes_max}: send less."
         )
-    payload_hash = sha256(data).digest()
+    payload_hash = compute_content_hash(data)
     if expected_hash is not None and payload_hash != expected_hash:
         raise PayloadMismatch(
             f"The payload was announced as {expected_hash.hex()} and has the hash "

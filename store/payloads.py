@@ -1,4 +1,4 @@
-"""Payloads, each under the SHA-256 of its bytes: small ones in the database, large ones as files.
+"""Payloads, each under its content address: small ones in the database, large ones as files.
 
 A large payload is written to a temporary file, made durable and renamed, so that a file under a
 payload's name is always whole; it is mapped into memory for reading columns. Small payloads may be
@@ -14,11 +14,11 @@ import os
 import re
 import threading
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from quorate.chain.content import compute_content_hash
 
 from store import layout
 from store.database import Batch, Database
@@ -376,7 +376,7 @@ class PayloadStore:
         return self._folder / payload_hash.hex()
 
     def _verify_file(self, payload_hash: bytes, data: BytesLike) -> None:
-        if sha256(data).digest() != payload_hash:
+        if compute_content_hash(data) != payload_hash:
             raise PayloadDamaged(
                 f"The payload in {self._get_path(payload_hash)} is damaged: check the disk, remove "
                 "the file, and start the node again to fetch it from its peers."

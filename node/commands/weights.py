@@ -13,8 +13,9 @@ from typing import Annotated, Final
 import numpy as np
 import typer
 from quorate.chain.genesis import Genesis
+from quorate.chain.weights import WEIGHT_BYTES
 from quorate.client import Client
-from quorate.fixed_point import WEIGHT_BYTES, ModelSchema
+from quorate.fixed_point import ModelSchema
 from quorate.genesis_file import read_genesis
 from quorate.procedures import get_weights_proof
 from quorate.verification import VerifiedWeights, verify_weights

@@ -12,11 +12,11 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 import structlog
 import trio
 from quorate.chain.codec import decode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import DecodeError
 from quorate.chain.ids import Hash
 
@@ -84,7 +84,7 @@ class PayloadExchange:
         Parameters
         ----------
         payload_hash : bytes, 32
-            SHA-256 of the payload.
+            The content address of the payload.
         size : int
             Its size in bytes if a signed transaction names it, 0 if unknown.
         holder : PeerId, optional
@@ -227,7 +227,7 @@ class PayloadExchange:
             self._network.report(peer, WRONG_PAYLOAD_PENALTY, str(error))
             return None
         data = b"".join(slices)
-        if sha256(data).digest() != payload_hash:
+        if compute_content_hash(data) != payload_hash:
             self._network.report(peer, WRONG_PAYLOAD_PENALTY, "payload with another hash")
             return None
         return data

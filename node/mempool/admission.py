@@ -4,9 +4,9 @@ Owns the order of the checks (payload against its hash, nonce, state, room) and 
 nonces. What is refused has changed nothing. Never verifies signatures and never waits.
 """
 
-from hashlib import sha256
 from typing import Final
 
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 
 from node.mempool.door import Door, PendingTransaction
@@ -147,7 +147,7 @@ def validate_payload(entry: PendingTransaction, payload: bytes | None) -> None:
             f"The payload has {len(payload)} bytes, the transaction names {entry.payload_size}: "
             "send the payload that was signed for.",
         )
-    if sha256(payload).digest() != entry.payload_hash:
+    if compute_content_hash(payload) != entry.payload_hash:
         raise TransactionError(
             ErrorCode.PAYLOAD_MISMATCH,
             "The payload does not have the hash that the transaction names: send the payload "

@@ -255,7 +255,6 @@ class Task(Struct):
     training_round: str
     rounds_finalized: str
     weights_root: str
-    weights_hash: str
     optimizer_root: str
     dimension: int
     tensors: list[View]

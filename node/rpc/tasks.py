@@ -68,7 +68,6 @@ async def show_task(node: Node, task: TaskPath) -> Response[bytes]:
             training_round=str(record.training_round),
             rounds_finalized=str(record.rounds_finalized),
             weights_root=record.weights_root.hex(),
-            weights_hash=record.weights_hash.hex(),
             optimizer_root=record.optimizer_root.hex(),
             dimension=spec.dimension,
             tensors=[to_object(tensor) for tensor in spec.tensors],

@@ -10,9 +10,9 @@ import trio
 from litestar import Response, get
 from litestar.params import QueryParameter
 from numpy.typing import NDArray
+from quorate.chain.content import CHUNK_BYTES, count_chunks
 from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import INT64_MAX
-from quorate.chain.weights import WEIGHTS_CHUNK_BYTES
 
 from ledger.queries import TaskView
 from node.rpc.answers import OCTET_STREAM, TaskPath, document
@@ -46,26 +46,26 @@ async def get_weights(node: Node, task: TaskPath, chunk: ChunkQuery = None) -> R
         "cache-control": "no-cache",
     }
     if chunk is not None:
-        start = chunk * WEIGHTS_CHUNK_BYTES
+        start = chunk * CHUNK_BYTES
         if start >= len(data):
-            count = -(-len(data) // WEIGHTS_CHUNK_BYTES)
+            count = count_chunks(len(data))
             raise Refusal(
                 ErrorCode.NOT_FOUND, f"The weights have {count} chunks, from 0 to {count - 1}."
             )
         piece = await _read(data, start)
         return Response(piece, media_type=OCTET_STREAM, headers=headers)
-    if len(data) <= WEIGHTS_CHUNK_BYTES:
+    if len(data) <= CHUNK_BYTES:
         return Response(await _read(data, 0), media_type=OCTET_STREAM, headers=headers)
 
     async def produce(send_piece: SendPiece) -> None:
-        for start in range(0, len(data), WEIGHTS_CHUNK_BYTES):
+        for start in range(0, len(data), CHUNK_BYTES):
             await send_piece(await _read(data, start))
 
     return PieceByPiece(produce, OCTET_STREAM, {**headers, "content-length": str(len(data))}, None)
 
 
 def _open(node: RpcContext, task: TaskView) -> NDArray[np.uint8]:
-    data = node.services.storage.payloads.open_memmap(task.record.weights_hash, verify=False)
+    data = node.services.storage.payloads.open_memmap(task.record.weights_root, verify=False)
     if data is None:
         raise Refusal(
             ErrorCode.NOT_AVAILABLE,
@@ -76,8 +76,8 @@ def _open(node: RpcContext, task: TaskView) -> NDArray[np.uint8]:
 
 async def _read(data: NDArray[np.uint8], start: int) -> bytes:
     """Return a chunk; large weights lie on the disk, which may keep a reader waiting."""
-    piece = data[start : start + WEIGHTS_CHUNK_BYTES]
-    if len(data) <= WEIGHTS_CHUNK_BYTES:
+    piece = data[start : start + CHUNK_BYTES]
+    if len(data) <= CHUNK_BYTES:
         return piece.tobytes()
     return await trio.to_thread.run_sync(piece.tobytes)
 

@@ -24,7 +24,6 @@ UPDATE_FRACTION_BITS_DEFAULT = 14
 UPDATE_INTEGER_MAX = 32_767
 """The chain refuses -32768, so that negating an update is always possible."""
 WEIGHT_INTEGER_MIN, WEIGHT_INTEGER_MAX = -(2**31), 2**31 - 1
-WEIGHT_BYTES = 4
 UPDATE_BYTES = 2
 
 _TENSOR_SPEC_BYTES_MAX = 256

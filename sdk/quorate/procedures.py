@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from quorate import rpc_protocol as rpc
+from quorate.chain.content import compute_content_hash, count_chunks
 from quorate.chain.errors import ErrorCode
 from quorate.chain.genesis import Genesis
 from quorate.chain.ids import Hash
@@ -23,7 +24,7 @@ from quorate.chain.transaction import (
     sign_transaction,
 )
 from quorate.chain.validators import ValidatorSet
-from quorate.chain.weights import WEIGHTS_CHUNK_BYTES, compute_weights_root
+from quorate.chain.weights import WEIGHT_BYTES
 from quorate.errors import (
     ProtocolError,
     RpcError,
@@ -31,7 +32,6 @@ from quorate.errors import (
     VerificationStep,
     WaitTimeoutError,
 )
-from quorate.fixed_point import WEIGHT_BYTES
 from quorate.rpc_protocol import BATCH_MAX, Call, TaskKey
 from quorate.rpc_types import (
     Page,
@@ -219,7 +219,7 @@ def download_weights(endpoint: Endpoint, task: TaskKey) -> Script[Weights]:
     """
     found = yield from get_task(endpoint, task)
     size = WEIGHT_BYTES * found.spec.dimension
-    chunks: Sequence[int | None] = range(-(-size // WEIGHTS_CHUNK_BYTES))
+    chunks: Sequence[int | None] = range(count_chunks(size))
     if len(chunks) <= CHUNKS_AT_ONCE_MAX:
         chunks = (None,)
     for _ in range(DOWNLOAD_ATTEMPTS):
@@ -239,7 +239,7 @@ def _join_pages(data: bytes, root: Hash, first: Page[bytes], size: int) -> Weigh
         raise VerificationError(
             VerificationStep.WEIGHTS, f"the node sent {len(data)} bytes, the task's have {size}"
         )
-    computed = compute_weights_root(data)
+    computed = compute_content_hash(data)
     if computed != root:
         raise VerificationError(
             VerificationStep.WEIGHTS,

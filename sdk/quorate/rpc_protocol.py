@@ -11,13 +11,14 @@ from urllib.parse import quote
 
 from quorate.chain.block import Block, Header
 from quorate.chain.codec import decode, encode
+from quorate.chain.content import CHUNK_BYTES
 from quorate.chain.errors import DecodeError
 from quorate.chain.genesis import GENESIS_BYTES_MAX, Genesis, decode_genesis
 from quorate.chain.merkle import MerkleProof
 from quorate.chain.parameters import BLOCK_BYTES_MAX
 from quorate.chain.validators import Validator, ValidatorSet
 from quorate.chain.vote import Commit
-from quorate.chain.weights import WEIGHTS_CHUNK_BYTES, ModelLeaf
+from quorate.chain.weights import ModelLeaf
 from quorate.errors import ProtocolError
 from quorate.rpc_reading import (
     Response,
@@ -232,7 +233,7 @@ def get_training_round(task: TaskKey, number: int | None) -> Call[TrainingRound]
 def get_weights(task: TaskKey, bytes_max: int, chunk: int | None) -> Call[Page[bytes]]:
     """Ask for the latest finalized weights, or one chunk of them."""
     query = () if chunk is None else (("chunk", str(chunk)),)
-    bytes_max = bytes_max if chunk is None else min(bytes_max, WEIGHTS_CHUNK_BYTES)
+    bytes_max = bytes_max if chunk is None else min(bytes_max, CHUNK_BYTES)
     return Call(
         Request("GET", _task_path(task) + "/weights", query, bytes_max=bytes_max), read_page
     )

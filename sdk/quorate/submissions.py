@@ -6,8 +6,8 @@ itself: `procedures.send_body` does, with the key the caller hands over.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 
+from quorate.chain.content import compute_content_hash
 from quorate.chain.ids import Address, Hash
 from quorate.chain.keys import PrivateKey
 from quorate.chain.task import TaskSpec
@@ -18,8 +18,9 @@ from quorate.chain.transaction import (
     SubmitUpdate,
     Transfer,
 )
+from quorate.chain.weights import WEIGHT_BYTES
 from quorate.errors import EncodingError
-from quorate.fixed_point import UPDATE_BYTES, WEIGHT_BYTES
+from quorate.fixed_point import UPDATE_BYTES
 from quorate.procedures import get_task, make_metrics, scale_metric, send_body
 from quorate.rpc_protocol import TaskKey
 from quorate.rpc_types import Submitted
@@ -87,7 +88,7 @@ def create_task(
             f"the task has {spec.dimension} parameters, so its weights take "
             f"{WEIGHT_BYTES * spec.dimension} bytes, not {len(weights)}"
         )
-    body = CreateTask(spec, Hash(sha256(weights).digest()), len(weights))
+    body = CreateTask(spec)
     return (yield from send_body(endpoint, key, body, weights))
 
 
@@ -112,7 +113,7 @@ def submit_update(
         draft.training_round,
         Hash(draft.base_weights_root),
         found.spec.codec,
-        Hash(sha256(draft.data).digest()),
+        compute_content_hash(draft.data),
         len(draft.data),
         draft.example_count,
         make_metrics(draft.metrics),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from quorate.chain.codec import decode, encode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import DecodeError
 from quorate.chain.task import (
     DEFAULT_RULE,
@@ -20,7 +21,6 @@ from quorate.chain.task import (
     UpdateCodec,
 )
 from quorate.chain.transaction import TRANSACTION_BYTES_MAX
-from quorate.chain.weights import compute_weights_root
 from quorate.errors import EncodingError
 from quorate.fixed_point import Array, Arrays, ModelSchema
 
@@ -109,7 +109,7 @@ def draft_task(
     spec = TaskSpec(
         name=name,
         tensors=schema.tensors,
-        initial_weights_root=compute_weights_root(encoded.data),
+        initial_weights_root=compute_content_hash(encoded.data),
         rule=AggregationRule(DEFAULT_RULE, 0) if rule is None else rule,
         optimizer=make_sgd() if optimizer is None else optimizer,
         codec=UpdateCodec.DENSE_INT16,

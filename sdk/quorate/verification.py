@@ -12,13 +12,14 @@ from numpy.typing import DTypeLike
 
 from quorate.chain.block import Header
 from quorate.chain.codec import encode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import CommitError
 from quorate.chain.genesis import Genesis
 from quorate.chain.ids import Hash
 from quorate.chain.merkle import MerkleProof, is_proof_valid
 from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import Commit, verify_commit_trusting
-from quorate.chain.weights import ModelLeaf, compute_weights_root
+from quorate.chain.weights import ModelLeaf
 from quorate.errors import VerificationError, VerificationStep
 from quorate.fixed_point import Array, ModelSchema
 
@@ -116,7 +117,7 @@ def verify_weights(
             VerificationStep.TASK,
             f"the proof is for task {proof.leaf.task_id.hex()}, not {task_id.hex()}",
         )
-    root = compute_weights_root(weights)
+    root = compute_content_hash(weights)
     if root != proof.leaf.weights_root:
         raise VerificationError(
             VerificationStep.WEIGHTS,

@@ -196,7 +196,7 @@ def make_bodies() -> dict[str, Body]:
         "revoke_member": RevokeMember(KEYS[1].address),
         "register_participant": RegisterParticipant(make_hash("task")),
         "revoke_participant": RevokeParticipant(make_hash("task"), KEYS[1].address),
-        "create_task": CreateTask(SPEC, make_hash("payload"), 8320),
+        "create_task": CreateTask(SPEC),
         "change_task_status": ChangeTaskStatus(make_hash("task"), TaskStatus.PAUSED),
         "submit_update": SubmitUpdate(
             make_hash("task"),

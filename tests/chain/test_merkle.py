@@ -5,6 +5,7 @@ from hashlib import sha256
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from quorate.chain.content import CHUNK_BYTES, compute_chunk_hashes, compute_content_hash
 from quorate.chain.ids import Hash
 from quorate.chain.merkle import (
     EMPTY_ROOT,
@@ -17,13 +18,7 @@ from quorate.chain.merkle import (
     hash_leaf,
     is_proof_valid,
 )
-from quorate.chain.weights import (
-    WEIGHTS_CHUNK_BYTES,
-    ModelLeaf,
-    compute_chunk_hashes,
-    compute_model_root,
-    compute_weights_root,
-)
+from quorate.chain.weights import ModelLeaf, compute_model_root
 
 from tests.chain.samples import make_hash
 
@@ -156,9 +151,9 @@ def test_a_path_longer_than_any_tree_is_refused() -> None:
     [
         (0, 0),
         (4, 1),
-        (WEIGHTS_CHUNK_BYTES, 1),
-        (WEIGHTS_CHUNK_BYTES + 4, 2),
-        (3 * WEIGHTS_CHUNK_BYTES, 3),
+        (CHUNK_BYTES, 1),
+        (CHUNK_BYTES + 4, 2),
+        (3 * CHUNK_BYTES, 3),
     ],
 )
 def test_weights_root_is_that_of_chunks_of_a_mebibyte(length: int, chunks: int) -> None:
@@ -168,8 +163,8 @@ def test_weights_root_is_that_of_chunks_of_a_mebibyte(length: int, chunks: int) 
         :chunks
     ]
     assert len(compute_chunk_hashes(weights)) == chunks
-    assert compute_weights_root(weights) == compute_naive_root(pieces)
-    assert compute_weights_root(memoryview(weights)) == compute_weights_root(weights)
+    assert compute_content_hash(weights) == compute_naive_root(pieces)
+    assert compute_content_hash(memoryview(weights)) == compute_content_hash(weights)
 
 
 def test_model_root_does_not_depend_on_the_order_of_tasks() -> None:

@@ -7,11 +7,11 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
+from quorate.chain.content import compute_content_hash
 from quorate.chain.ids import Hash
 from quorate.chain.keys import PrivateKey
 from quorate.chain.task import AggregationRule, RoundPolicy, Stage
@@ -80,7 +80,7 @@ def make_update(task: Task, key: PrivateKey, value: int) -> tuple[bytes, bytes]:
         0,
         task.weights_root,
         task.spec.codec,
-        Hash(sha256(payload).digest()),
+        compute_content_hash(payload),
         len(payload),
         1,
     )

@@ -8,9 +8,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 import numpy as np
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import QuorateError
 from quorate.chain.ids import Hash
 from quorate.chain.keys import PrivateKey
@@ -171,7 +171,7 @@ class Participant(Worker):
             task.training_round,
             task.weights_root,
             task.spec.codec,
-            Hash(sha256(payload).digest()),
+            compute_content_hash(payload),
             len(payload),
             1,
         )

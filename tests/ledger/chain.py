@@ -10,6 +10,7 @@ from hashlib import sha256
 import numpy as np
 import pytest
 from quorate.chain.codec import encode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 from quorate.chain.evidence import DuplicateVoteEvidence
 from quorate.chain.genesis import (
@@ -43,7 +44,6 @@ from quorate.chain.transaction import (
     Transaction,
     compute_transaction_hash,
 )
-from quorate.chain.weights import compute_weights_root
 
 from ledger.aggregates import AggregateInputs, AggregateOutput, AggregateSource, InlineAggregates
 from ledger.deadlines import compute_wake
@@ -87,7 +87,7 @@ class Payloads:
         self.held: dict[Hash, bytes] = {}
 
     def put(self, data: bytes) -> Hash:
-        name = Hash(sha256(data).digest())
+        name = compute_content_hash(data)
         self.held[name] = data
         return name
 
@@ -134,7 +134,7 @@ def make_spec(name: str = "digits", **changes: object) -> TaskSpec:
     settings: dict[str, object] = {
         "name": name,
         "tensors": TENSORS,
-        "initial_weights_root": compute_weights_root(INITIAL_WEIGHTS),
+        "initial_weights_root": compute_content_hash(INITIAL_WEIGHTS),
         "rule": MEAN,
         "optimizer": ServerOptimizer(OptimizerName.SGD),
         "codec": UpdateCodec.DENSE_INT16,
@@ -221,7 +221,8 @@ class Chain:
         return SubmitUpdate(**(settings | changes))  # type: ignore[arg-type]
 
     def make_creation(self, spec: TaskSpec, weights: bytes = INITIAL_WEIGHTS) -> CreateTask:
-        return CreateTask(spec, self.payloads.put(weights), len(weights))
+        self.payloads.put(weights)
+        return CreateTask(spec)
 
     # --- blocks -----------------------------------------------------------------------------------
 

@@ -70,7 +70,7 @@ def test_medians_are_in_the_receipt_of_the_round_that_ends() -> None:
     assert (task.best.weights_root, task.best.loss) == (before.weights_root, 36)
     assert task.evaluation_count == 0
     # The best weights stay at hand though the task has left them.
-    assert chain.state.is_payload_needed(before.weights_hash)
+    assert chain.state.is_payload_needed(before.weights_root)
 
 
 def test_the_best_weights_are_kept_until_better_ones_come() -> None:
@@ -78,7 +78,7 @@ def test_the_best_weights_are_kept_until_better_ones_come() -> None:
     task_id = chain.create_task(participants=2)
     hashes, best = [], []
     for value, losses in ((1, (5, 5)), (2, (7, 1)), (3, ()), (4, (4, 4)), (5, (3, 3))):
-        hashes.append(chain.get_task(task_id).weights_hash)
+        hashes.append(chain.get_task(task_id).weights_root)
         run_evaluations(chain, task_id, *losses)
         result = chain.submit(task_id, value, value)
         record = chain.get_task(task_id).best

@@ -309,9 +309,9 @@ def test_the_state_of_a_known_chain_is_known() -> None:
     chain.submit(task_id, 1, 2)
     chain.run_block(chain.sign(AUTHORITY, Transfer(PARTICIPANTS[0].address, 5)))
     assert (
-        chain.state.root.hex() == "df12650e4f9dd4356c75b7a494789e55aca0e4d943a3348387f73c27068a17e3"
+        chain.state.root.hex() == "75c1c146232c5688d7c9fc8acd4a7e2c97dd3f815f786e53f9b2487a426392ac"
     )
     assert (
         chain.state.model_root.hex()
-        == "1cd85c218fb76b0751bcf7961c3dbf24fdfc36f6f98937edc69cbc7f8e7a9ad9"
+        == "e620b655d1eb66e957fada43ff79db9e9e0c1c7318580ffc21e39398d516f971"
     )

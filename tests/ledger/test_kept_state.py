@@ -9,11 +9,11 @@ from hashlib import sha256
 
 import numpy as np
 from quorate.chain.codec import encode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.ids import Hash
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import RoundOutcome
 from quorate.chain.task import AggregationRule, OptimizerName, ServerOptimizer, Stage
-from quorate.chain.weights import compute_weights_root
 
 from ledger.aggregates import AggregateInputs, AggregateOutput, InlineAggregates
 from ledger.queries import get_frozen_inputs
@@ -49,7 +49,7 @@ def test_the_last_aggregate_and_the_moments_are_carried_from_round_to_round() ->
     optimizer = ServerOptimizer(OptimizerName.ADAM, 1 << 16, 1 << 15, 1 << 15, 1 << 16)
     spec = make_spec(rule=rule, optimizer=optimizer)
     signed = chain.sign(AUTHORITY, chain.make_creation(spec))
-    state = chain.run_block(signed).artifacts[chain.get_task(hash_of(signed)).optimizer_hash]
+    state = chain.run_block(signed).artifacts[chain.get_task(hash_of(signed)).optimizer_root]
     assert state[: 10 * DIMENSION] == bytes(10 * DIMENSION)
 
     chain = Chain()
@@ -59,14 +59,14 @@ def test_the_last_aggregate_and_the_moments_are_carried_from_round_to_round() ->
     for value, centre in ((100, 100), (150, 150), (600, 150 + 408), (600, 600)):
         result = chain.submit(task_id, value, value)
         task = chain.get_task(task_id)
-        state = result.artifacts[task.optimizer_hash]
+        state = result.artifacts[task.optimizer_root]
         assert len(state) == 18 * DIMENSION
         kept = np.frombuffer(state[: 2 * DIMENSION], "<i2")
         assert kept.tolist() == [centre] * DIMENSION
         moments = np.frombuffer(state[2 * DIMENSION :], "<i8")
         first = first // 2 + centre * 2**15
         assert moments[:DIMENSION].tolist() == [first] * DIMENSION
-        assert task.optimizer_root == compute_weights_root(state)
+        assert task.optimizer_root == compute_content_hash(state)
 
 
 def test_buckets_follow_from_the_block_before() -> None:

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from quorate.chain.codec import encode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, PendingError
 from quorate.chain.ids import Hash
 from quorate.chain.merkle import compute_root
@@ -17,7 +18,6 @@ from quorate.chain.transaction import (
     SignedTransaction,
     TaskStatus,
 )
-from quorate.chain.weights import compute_weights_root
 
 from ledger.execution import InlineAggregates
 from ledger.queries import get_finalizations_due, get_frozen_inputs, get_training_round
@@ -267,7 +267,7 @@ def test_the_finalized_weights_are_the_mean_step() -> None:
     expected = np.frombuffer(INITIAL_WEIGHTS, "<i4") + 15 * 16
     assert np.frombuffer(weights, "<i4").tolist() == expected.tolist()
     task = chain.get_task(task_id)
-    assert (task.weights_hash, task.weights_root) == (name, compute_weights_root(weights))
+    assert (task.weights_root, task.weights_root) == (name, compute_content_hash(weights))
     receipt = get_receipt(result, RoundOutcome.FINALIZED)
     assert (receipt.base_weights_root, receipt.weights_root) == (
         old.weights_root,
@@ -277,7 +277,7 @@ def test_the_finalized_weights_are_the_mean_step() -> None:
     assert order == sorted(key.address for key in PARTICIPANTS[:2])
     leaves = [encode((u.participant, u.payload_hash, 10)) for u in receipt.updates]
     assert receipt.set_root == compute_root(leaves)
-    assert {update.payload_hash for update in receipt.updates} | {old.weights_hash} == set(
+    assert {update.payload_hash for update in receipt.updates} | {old.weights_root} == set(
         result.released_payloads
     )
 
@@ -285,7 +285,7 @@ def test_the_finalized_weights_are_the_mean_step() -> None:
 def test_saturation_and_clamping_are_in_the_receipt() -> None:
     top = np.full(DIMENSION, 2**31 - 1, "<i4").tobytes()
     chain = Chain()
-    spec = make_spec(initial_weights_root=compute_weights_root(top))
+    spec = make_spec(initial_weights_root=compute_content_hash(top))
     task_id = chain.create_task(spec, participants=2, weights=top)
     receipt = get_receipt(chain.submit(task_id, 32767, 32767), RoundOutcome.FINALIZED)
     assert (receipt.saturated, receipt.clamped) == (2 * DIMENSION, DIMENSION)
@@ -299,10 +299,10 @@ def test_momentum_is_carried_from_round_to_round() -> None:
         before = chain.get_task(task_id)
         result = chain.submit(task_id, value, value)
         task = chain.get_task(task_id)
-        state = np.frombuffer(result.artifacts[task.optimizer_hash], "<i8")
+        state = np.frombuffer(result.artifacts[task.optimizer_root], "<i8")
         assert state.tolist() == [velocity << 16] * DIMENSION
-        assert before.optimizer_hash in result.released_payloads
-    assert task.optimizer_root == compute_weights_root(result.artifacts[task.optimizer_hash])
+        assert before.optimizer_root in result.released_payloads
+    assert task.optimizer_root == compute_content_hash(result.artifacts[task.optimizer_root])
 
 
 def test_a_task_completes_after_its_last_round() -> None:
@@ -320,8 +320,8 @@ def test_tasks_are_isolated_even_with_the_same_bytes() -> None:
     chain = Chain()
     one = chain.create_task(make_spec("one"), participants=2)
     other = chain.create_task(make_spec("other"), participants=2)
-    shared = chain.get_task(one).weights_hash
-    assert chain.get_task(other).weights_hash == shared
+    shared = chain.get_task(one).weights_root
+    assert chain.get_task(other).weights_root == shared
     chain.submit(other, 10)
     result = chain.submit(one, 10, 20)
     # The other task still trains from these weights, and counts one of these payloads.
@@ -486,7 +486,7 @@ def test_a_round_opened_by_a_result_can_end_in_the_same_block(
     assert chain.get_task(task_id).rounds_finalized == 2
     # The weights in between were superseded within the block.
     (between,) = [name for name in result.artifacts if name in result.released_payloads]
-    assert compute_weights_root(result.artifacts[between]) == root
+    assert compute_content_hash(result.artifacts[between]) == root
 
 
 def test_a_frozen_round_of_a_completed_task_still_gets_its_result() -> None:
@@ -541,7 +541,7 @@ def test_a_result_waits_for_base_weights_and_payloads() -> None:
         for index in (0, 1)
     ]
     chain.run_block(updates[0])
-    weights_hash = chain.get_task(task_id).weights_hash
+    weights_hash = chain.get_task(task_id).weights_root
     held = chain.payloads.held.pop(weights_hash)
     execution = chain.begin(chain.make_context())
     execution.apply_transaction(hash_of(updates[1]), updates[1])

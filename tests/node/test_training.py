@@ -1,13 +1,13 @@
 """Training over whole nodes: updates travel, rounds seal, every node has the same weights."""
 
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trio
 from quorate.chain.codec import decode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.ids import Hash
 from quorate.chain.parameters import ConsensusParameters
@@ -23,7 +23,6 @@ from quorate.chain.task import (
     UpdateCodec,
 )
 from quorate.chain.transaction import CreateTask, RegisterParticipant, SubmitUpdate
-from quorate.chain.weights import compute_weights_root
 
 from ledger.queries import TaskView, get_task
 from tests.node.cluster import (
@@ -48,7 +47,7 @@ def make_spec(dimension: int, initial: bytes, **policy: object) -> TaskSpec:
     return TaskSpec(
         name="digits",
         tensors=(TensorSpec("w", (dimension,), 16, 12),),
-        initial_weights_root=compute_weights_root(initial),
+        initial_weights_root=compute_content_hash(initial),
         rule=AggregationRule((Stage.CLIP, Stage.NNM, Stage.TRIMMED_MEAN), 1),
         optimizer=ServerOptimizer(OptimizerName.SGD),
         codec=UpdateCodec.DENSE_INT16,
@@ -80,11 +79,7 @@ class Trainer:
 
     async def begin(self, **policy: object) -> None:
         initial = np.zeros(self.dimension, "<i4").tobytes()
-        body = CreateTask(
-            make_spec(self.dimension, initial, **policy),
-            Hash(sha256(initial).digest()),
-            len(initial),
-        )
+        body = CreateTask(make_spec(self.dimension, initial, **policy))
         self.task_id = await self._submit(0, body, initial)
         await self.wait(lambda: all(task is not None for task in self.find_tasks()))
         for user in range(len(PARTICIPANTS)):
@@ -99,7 +94,7 @@ class Trainer:
             task.record.training_round,
             task.record.weights_root,
             UpdateCodec.DENSE_INT16,
-            Hash(sha256(payload).digest()),
+            compute_content_hash(payload),
             len(payload),
             10,
         )
@@ -155,7 +150,7 @@ async def test_rounds_finalize_with_equal_weights_everywhere(
         tasks = trainer.tasks()
         assert len({task.record.weights_root for task in tasks}) == 1
         weights = [
-            member.running.services.storage.payloads.get(task.record.weights_hash)
+            member.running.services.storage.payloads.get(task.record.weights_root)
             for member, task in zip(cluster.members, tasks, strict=True)
         ]
         assert len(set(weights)) == 1

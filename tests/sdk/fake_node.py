@@ -6,7 +6,6 @@ averaged. Blocks, commits and proofs are real: signed by four validators.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from hashlib import sha256
 from urllib.parse import unquote
 
 import httpx
@@ -21,6 +20,7 @@ from quorate.chain.block import (
     compute_transactions_root,
 )
 from quorate.chain.codec import encode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.genesis import Admission, Genesis, GenesisValidator, encode_genesis
 from quorate.chain.ids import Hash, Height
@@ -37,7 +37,7 @@ from quorate.chain.transaction import (
     is_transaction_signature_valid,
 )
 from quorate.chain.vote import BlockId, Commit
-from quorate.chain.weights import ModelLeaf, compute_weights_root
+from quorate.chain.weights import ModelLeaf
 
 from tests.chain.samples import make_commit, make_hash
 
@@ -70,7 +70,7 @@ class FakeTask:
     @property
     def leaf(self) -> ModelLeaf:
         return ModelLeaf(
-            Hash(self.task_id), compute_weights_root(self.weights), make_hash("optimizer")
+            Hash(self.task_id), compute_content_hash(self.weights), make_hash("optimizer")
         )
 
 
@@ -253,7 +253,7 @@ class FakeNode:
             raise TransactionError(ErrorCode.WRONG_NONCE, "Ask for the nonce.")
         if isinstance(body, CreateTask | SubmitUpdate):
             assert payload is not None
-            assert sha256(payload).digest() == body.payload_hash
+            assert compute_content_hash(payload) == body.payload_hash
             assert len(payload) == body.payload_size
         self.check_training(signed.sender, body)
         if self.is_holding:
@@ -432,7 +432,6 @@ class FakeNode:
             "status": task.status,
             "training_round": task.training_round,
             "weights_root": task.leaf.weights_root,
-            "weights_hash": sha256(task.weights).digest(),
             "optimizer_root": task.leaf.optimizer_root,
             "dimension": task.spec.dimension,
             "participants": len(task.participants),

@@ -1,7 +1,6 @@
 """A participant's rounds: trained, resumed after a crash, late, set aside, lied to."""
 
 from collections.abc import Callable
-from hashlib import sha256
 
 import httpx
 import numpy as np
@@ -17,6 +16,7 @@ from quorate import (
     VerificationError,
     WaitTimeoutError,
 )
+from quorate.chain.content import compute_content_hash
 from quorate.chain.receipt import RoundOutcome
 from quorate.chain.transaction import (
     RegisterParticipant,
@@ -157,7 +157,7 @@ def test_a_submission_still_pending_is_waited_for(
         0,
         task.weights_root,
         task.spec.codec,
-        sha256(payload).digest(),  # type: ignore[arg-type]
+        compute_content_hash(payload),  # type: ignore[arg-type]
         len(payload),
         0,
     )

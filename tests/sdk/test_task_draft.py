@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 from quorate import RoundPolicy, draft_task, make_momentum, make_sgd
+from quorate.chain.content import compute_content_hash
 from quorate.chain.task import AggregationRule, OptimizerName, Stage, UpdateCodec
-from quorate.chain.weights import compute_weights_root
 from quorate.errors import EncodingError
 
 POLICY = RoundPolicy(60_000, 4, 8)
@@ -12,7 +12,7 @@ POLICY = RoundPolicy(60_000, 4, 8)
 
 def test_a_draft_commits_to_its_weights() -> None:
     draft = draft_task("digits", [np.ones((2, 2)), np.array([200.0])], POLICY)
-    assert draft.spec.initial_weights_root == compute_weights_root(draft.weights)
+    assert draft.spec.initial_weights_root == compute_content_hash(draft.weights)
     assert len(draft.weights) == 20
     assert draft.saturated == 1  # 200 is beyond +-128.
     assert draft.spec.codec is UpdateCodec.DENSE_INT16

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from quorate import Client, Genesis, ModelSchema, VerificationError, WeightsProof, verify_weights
 from quorate.chain.codec import encode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.genesis import GenesisValidator
 from quorate.chain.ids import Hash
 from quorate.chain.keys import PrivateKey
 from quorate.chain.merkle import MerkleProof, compute_proofs
 from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import Commit
-from quorate.chain.weights import ModelLeaf, compute_weights_root
+from quorate.chain.weights import ModelLeaf
 from quorate.errors import VerificationStep
 
 from tests.chain.samples import make_commit, make_hash
@@ -89,7 +90,7 @@ def test_another_task(weights: bytes, proof: WeightsProof, client: Client) -> No
 
 def test_a_leaf_that_is_not_under_the_model_root(weights: bytes, proof: WeightsProof) -> None:
     altered = weights[:-1] + b"\x01"
-    leaf = ModelLeaf(proof.leaf.task_id, compute_weights_root(altered), proof.leaf.optimizer_root)
+    leaf = ModelLeaf(proof.leaf.task_id, compute_content_hash(altered), proof.leaf.optimizer_root)
     sentence = "does not lead to the model root"
     refuse(altered, change(proof, leaf=leaf), VerificationStep.PROOF, sentence)
     optimizer = ModelLeaf(proof.leaf.task_id, proof.leaf.weights_root, make_hash("x"))
@@ -112,7 +113,7 @@ def test_an_altered_path(weights: bytes, proof: WeightsProof) -> None:
 def make_lie(weights: bytes, proof: WeightsProof) -> tuple[bytes, WeightsProof]:
     """Other weights under a header that commits to them, still with the true commit."""
     altered = weights[:-1] + b"\x01"
-    leaf = ModelLeaf(proof.leaf.task_id, compute_weights_root(altered), proof.leaf.optimizer_root)
+    leaf = ModelLeaf(proof.leaf.task_id, compute_content_hash(altered), proof.leaf.optimizer_root)
     root, (path,) = compute_proofs([encode(leaf)])
     header = msgspec.structs.replace(proof.header, model_root=root)
     return altered, change(proof, leaf=leaf, proof=path, header=header)

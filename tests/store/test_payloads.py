@@ -2,13 +2,13 @@
 
 import os
 import threading
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quorate.chain.content import compute_content_hash
 
 from store.database import LevelDatabase, MemoryDatabase
 from store.errors import (
@@ -40,9 +40,9 @@ def test_a_payload_is_stored_under_its_hash(payload_disk: PayloadDisk) -> None:
     payloads = payload_disk.reopen()
     for size in SIZES:
         data = os.urandom(size)
-        assert not payloads.has(sha256(data).digest())
+        assert not payloads.has(compute_content_hash(data))
         payload_hash = payloads.put(data)
-        assert payload_hash == sha256(data).digest()
+        assert payload_hash == compute_content_hash(data)
         for _ in range(2):
             assert payloads.has(payload_hash)
             assert payloads.get(payload_hash) == data
@@ -53,7 +53,7 @@ def test_a_payload_is_stored_under_its_hash(payload_disk: PayloadDisk) -> None:
 
 def test_what_is_not_stored_is_none(payload_disk: PayloadDisk) -> None:
     payloads = payload_disk.reopen()
-    absent = sha256(b"absent").digest()
+    absent = compute_content_hash(b"absent")
     assert not payloads.has(absent)
     assert payloads.get(absent) is None
     assert payloads.size(absent) is None
@@ -96,14 +96,14 @@ def test_any_bytes_can_be_put(payload_disk: PayloadDisk, size: int) -> None:
 def test_a_payload_with_another_hash_is_refused(payload_disk: PayloadDisk, size: int) -> None:
     payloads = payload_disk.reopen()
     data = os.urandom(size)
-    announced = sha256(b"something else").digest()
+    announced = compute_content_hash(b"something else")
     with pytest.raises(PayloadMismatch, match=announced.hex()):
         payloads.put_expected(announced, data)
     assert not payloads.has(announced)
     assert list(payloads.iterate_hashes()) == []
     assert payloads.bytes_total == 0
-    payloads.put_expected(sha256(data).digest(), data)
-    assert payloads.get(sha256(data).digest()) == data
+    payloads.put_expected(compute_content_hash(data), data)
+    assert payloads.get(compute_content_hash(data)) == data
 
 
 def test_storing_again_changes_nothing(payload_disk: PayloadDisk) -> None:
@@ -133,7 +133,7 @@ def test_all_payloads_together_have_a_limit_of_bytes(payload_disk: PayloadDisk, 
     refused = bytes([3]) * size
     with pytest.raises(PayloadSpaceExhausted, match=f"limit of {3 * size}"):
         payloads.put(refused)
-    assert not payloads.has(sha256(refused).digest())
+    assert not payloads.has(compute_content_hash(refused))
     assert payloads.put(bytes([2]) * size) == hashes[2]
     payloads.delete(hashes[0])
     payloads.put(refused)
@@ -323,7 +323,7 @@ def test_a_file_size_limit_is_a_full_disk_and_leaves_nothing(tmp_path: Path) -> 
     assert errors == ""
     sentence, rest, after = output.splitlines()
     assert "no room" in sentence
-    assert rest == f"1000 ['{sha256(bytes(1000)).hexdigest()}']"
+    assert rest == f"1000 ['{compute_content_hash(bytes(1000)).hex()}']"
     assert after == "5096"
 
 
@@ -353,7 +353,7 @@ def test_every_payload_that_was_put_survives_kill_9(tmp_path: Path) -> None:
     for payload_hash in hashes:
         data = payloads.get(payload_hash)
         assert data is not None
-        assert sha256(data).digest() == payload_hash
+        assert compute_content_hash(data) == payload_hash
     assert list((tmp_path / "payloads").glob("*.tmp")) == []
     assert len(list(payloads.iterate_hashes())) - len(hashes) in (0, 1)
 
@@ -419,7 +419,7 @@ def test_both_stores_against_a_dict(
     durable: dict[bytes, bytes] = {}
     for step, number in steps:
         data = bytes([number]) * (11 * number)
-        payload_hash = sha256(data).digest()
+        payload_hash = compute_content_hash(data)
         match step:
             case "put" | "stage":
                 for store in stores:

@@ -33,6 +33,7 @@ from quorate.chain.ids import (
 from quorate.chain.keys import Domain, PrivateKey, is_signature_valid
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.task import TaskSpec, UpdateCodec
+from quorate.chain.weights import WEIGHT_BYTES
 
 TRANSACTION_VERSION = 1
 TRANSACTION_BYTES_MAX = 65_536
@@ -111,8 +112,16 @@ class CreateTask(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tru
     """Create a task; the sender becomes its authority. The initial weights travel as a payload."""
 
     spec: TaskSpec
-    payload_hash: WireHash
-    payload_size: PayloadSize
+
+    @property
+    def payload_hash(self) -> Hash:
+        """The content address of the initial weights."""
+        return self.spec.initial_weights_root
+
+    @property
+    def payload_size(self) -> int:
+        """The bytes of the initial weights; unbounded until the specification was checked."""
+        return WEIGHT_BYTES * self.spec.dimension
 
 
 class ChangeTaskStatus(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=13):

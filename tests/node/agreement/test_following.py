@@ -1,10 +1,10 @@
 """Following: fetched blocks in groups, durable before anybody is told, never past what is whole."""
 
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 import pytest
 import trio
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import StorageError
 from quorate.chain.ids import Hash, Height
 from quorate.chain.transaction import Transfer
@@ -262,7 +262,7 @@ async def make_world_of_updates(rounds: int) -> tuple[World, int, list[bytes]]:
     begun, hashes = source.store.height, []
     for value in range(rounds):
         entry, payload = training.make_update(0, value)
-        hashes.append(sha256(payload).digest())
+        hashes.append(compute_content_hash(payload))
         await source.decide(entry)
     world = World(source)
     world.target.payloads.put(bytes(4 * 8))

@@ -4,11 +4,11 @@
 # ruff: noqa: ARG001
 
 import os
-from hashlib import sha256
 from typing import Any
 
 import pytest
 import trio
+from quorate.chain.content import compute_content_hash
 from quorate.chain.ids import Hash
 from structlog.testing import capture_logs
 
@@ -36,7 +36,7 @@ LIMIT = 8 << 20
 
 
 def name_of(data: bytes) -> Hash:
-    return Hash(sha256(data).digest())
+    return compute_content_hash(data)
 
 
 def serve(*payloads: bytes) -> Answer:

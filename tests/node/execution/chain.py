@@ -5,7 +5,6 @@ Owns the making of such chains for tests: blocks built and committed without any
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 import numpy as np
 from msgspec.structs import replace
@@ -17,6 +16,7 @@ from quorate.chain.block import (
     compute_transactions_root,
 )
 from quorate.chain.codec import encode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.genesis import Genesis
 from quorate.chain.ids import NO_HASH, Hash, Height, Round, Signature
 from quorate.chain.keys import Domain, PrivateKey
@@ -42,7 +42,6 @@ from quorate.chain.transaction import (
 )
 from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import BlockId, Commit, Vote, VoteType, compute_vote_sign_bytes
-from quorate.chain.weights import compute_weights_root
 
 from ledger.aggregates import AggregateSource, InlineAggregates
 from ledger.queries import get_task
@@ -200,7 +199,7 @@ class Training:
         spec = TaskSpec(
             name="digits",
             tensors=(TensorSpec("w", (self.dimension,), 16, 12),),
-            initial_weights_root=compute_weights_root(initial),
+            initial_weights_root=compute_content_hash(initial),
             rule=AggregationRule((Stage.MEAN,), 0),
             optimizer=ServerOptimizer(OptimizerName.SGD),
             codec=UpdateCodec.DENSE_INT16,
@@ -212,9 +211,7 @@ class Training:
             ),
             example_count_max=0,
         )
-        create = self.chain.make_entry(
-            0, CreateTask(spec, Hash(sha256(initial).digest()), len(initial))
-        )
+        create = self.chain.make_entry(0, CreateTask(spec))
         self.task_id = create[0]
         await self.chain.decide(create)
         await self.chain.decide(
@@ -235,7 +232,7 @@ class Training:
             task.record.training_round,
             task.record.weights_root,
             UpdateCodec.DENSE_INT16,
-            Hash(sha256(payload).digest()),
+            compute_content_hash(payload),
             len(payload),
             10,
         )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 import trio
 from quorate.chain.errors import PendingError
-from quorate.chain.ids import NO_HASH, Address, Hash
+from quorate.chain.ids import Address, Hash
 from quorate.chain.task import (
     AggregationRule,
     OptimizerName,
@@ -37,9 +37,7 @@ def make_inputs(number: int, *, is_large: bool = True) -> AggregateInputs:
         optimizer=ServerOptimizer(OptimizerName.SGD),
         tensors=(TensorSpec("w", (dimension,), 16, 12),),
         base_weights_root=HASH,
-        base_weights_hash=HASH,
         optimizer_root=HASH,
-        optimizer_hash=NO_HASH,
         updates=(AggregateUpdate(Address(b"\x02" * 20), HASH, UpdateCodec.DENSE_INT16, 1),),
         is_weighted=False,
         seed=b"",
@@ -47,7 +45,7 @@ def make_inputs(number: int, *, is_large: bool = True) -> AggregateInputs:
 
 
 def make_output(weights: bytes = b"w") -> AggregateOutput:
-    return AggregateOutput(weights, HASH, HASH, b"", HASH, NO_HASH, (0,), (False,), 0, 0)
+    return AggregateOutput(weights, HASH, b"", HASH, (0,), (False,), 0, 0)
 
 
 @dataclass

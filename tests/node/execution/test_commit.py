@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from hashlib import sha256
 from pathlib import Path
 from random import Random
 
 import pytest
 from quorate.chain.codec import decode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import InvariantError, PendingError, StorageError
 from quorate.chain.ids import Hash
 from quorate.chain.parameters import ConsensusParameters
@@ -192,7 +192,7 @@ async def test_all_missing_payloads_are_named_at_once() -> None:
         other.payloads.put(payload)
     with pytest.raises(PendingError) as caught:
         await other.executor.judge(executed.block_id, executed.raw)
-    missing = [sha256(payload).digest() for _, payload in updates]
+    missing = [compute_content_hash(payload) for _, payload in updates]
     assert caught.value.missing_payloads == (missing[0], missing[2], missing[3])
     for _, payload in updates:
         other.payloads.put(payload)

@@ -1,8 +1,8 @@
 """Released payloads: kept until their time, and for as long as anybody needs them."""
 
 from collections.abc import Iterator
-from hashlib import sha256
 
+from quorate.chain.content import compute_content_hash
 from quorate.chain.ids import Hash
 
 from node.execution.retention import DROPPED_PER_BLOCK_MAX, Retention
@@ -82,7 +82,7 @@ def test_a_sweep_takes_only_what_nobody_knows() -> None:
 
 def test_a_payload_that_is_gone_already_is_no_error() -> None:
     world = World(1)
-    unknown = Hash(sha256(b"unknown").digest())
+    unknown = compute_content_hash(b"unknown")
     world.retention.release([unknown], 1000)
     world.retention.release([], 1000)
     assert world.retention.drop_due(2000) == 0

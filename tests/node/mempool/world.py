@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from typing import Any
 
 import pytest
+from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 from quorate.chain.ids import Address, Hash
 from quorate.chain.keys import PrivateKey
@@ -45,7 +45,7 @@ def make_update(key: PrivateKey, nonce: int, payload: bytes, *, training_round: 
         training_round,
         BASE,
         next(iter(UpdateCodec)),
-        Hash(sha256(payload).digest()),
+        compute_content_hash(payload),
         len(payload),
         10,
     )

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import httpx
 import numpy as np
 import trio
 from quorate.chain.codec import encode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.genesis import Genesis
 from quorate.chain.keys import PrivateKey
 from quorate.chain.task import (
@@ -26,7 +26,6 @@ from quorate.chain.task import (
     UpdateCodec,
 )
 from quorate.chain.transaction import Body, CreateTask, RegisterParticipant, SubmitUpdate
-from quorate.chain.weights import compute_weights_root
 from quorate.event_stream import EventParser
 from quorate.rpc_types import Event
 
@@ -196,7 +195,7 @@ def make_spec(name: str = "toy", **policy: Any) -> TaskSpec:
     return TaskSpec(
         name=name,
         tensors=(TensorSpec("w", (2, 3), 16, 12),),
-        initial_weights_root=compute_weights_root(INITIAL),
+        initial_weights_root=compute_content_hash(INITIAL),
         rule=AggregationRule((Stage.MEAN,), 0),
         optimizer=ServerOptimizer(OptimizerName.SGD),
         codec=UpdateCodec.DENSE_INT16,
@@ -206,7 +205,7 @@ def make_spec(name: str = "toy", **policy: Any) -> TaskSpec:
 
 
 def make_task(spec: TaskSpec) -> CreateTask:
-    return CreateTask(spec, sha256(INITIAL).digest(), len(INITIAL))
+    return CreateTask(spec)
 
 
 def make_update(
@@ -219,7 +218,7 @@ def make_update(
         "training_round": task.training_round,
         "base_weights_root": task.weights_root,
         "codec": UpdateCodec.DENSE_INT16,
-        "payload_hash": sha256(payload).digest(),
+        "payload_hash": compute_content_hash(payload),
         "payload_size": len(payload),
         "example_count": 0,
     }

@@ -7,10 +7,11 @@ import numpy as np
 import trio
 from quorate import AsyncClient
 from quorate.chain.codec import encode
+from quorate.chain.content import compute_content_hash
 from quorate.chain.ids import Hash
 from quorate.chain.merkle import MerkleProof, is_proof_valid
 from quorate.chain.task import BelowMinimum
-from quorate.chain.weights import ModelLeaf, compute_weights_root
+from quorate.chain.weights import ModelLeaf
 
 from node.rpc.round_index import RoundIndex
 from tests.node.cluster import USERS
@@ -38,7 +39,7 @@ async def train(served: Served, task_id: bytes, value: int = 5) -> None:
 def get_weights(served: Served, task_id: bytes) -> bytes:
     task = served.services.executor.state.get_task(Hash(task_id))
     assert task is not None
-    stored = served.services.storage.payloads.get(task.weights_hash)
+    stored = served.services.storage.payloads.get(task.weights_root)
     assert stored is not None
     return stored
 
@@ -74,7 +75,7 @@ async def test_a_task_by_id_and_by_name(served: Served) -> None:
     assert by_id["status"] == "open"
     assert by_id["authority"] == ALICE.address.hex()
     assert by_id["training_round"] == "0"
-    assert by_id["weights_root"] == compute_weights_root(INITIAL).hex()
+    assert by_id["weights_root"] == compute_content_hash(INITIAL).hex()
     assert by_id["dimension"] == 6
     assert by_id["participants"] == 1
     assert by_id["rule"]["stages"] == ["mean"]
@@ -106,7 +107,7 @@ async def test_an_open_round_and_its_updates(served: Served) -> None:
         {"participant": BOB.address.hex(), "payload_hash": body.payload_hash.hex()}
     ]
     assert int(current["deadline_ms"]) == int(current["opened_time_ms"]) + 600_000
-    assert current["base_weights_root"] == compute_weights_root(INITIAL).hex()
+    assert current["base_weights_root"] == compute_content_hash(INITIAL).hex()
     assert_problem(await served.client.get(f"{path}/1"), 404, "not_found")
     for odd in ("-1", "one", "9" * 30, "%C2%B2"):
         assert_problem(await served.client.get(f"{path}/{odd}"), 400, "malformed")
@@ -122,7 +123,7 @@ async def test_finalized_rounds_and_weights(served: Served) -> None:
         assert response.content == get_weights(served, task_id)
         assert response.headers["content-type"] == "application/octet-stream"
         root = response.headers["quorate-weights-root"]
-        assert compute_weights_root(response.content).hex() == root
+        assert compute_content_hash(response.content).hex() == root
         assert root not in roots
         roots.append(root)
     assert response.headers["quorate-training-round"] == "2"
@@ -211,7 +212,7 @@ async def test_weights_that_are_not_here(served: Served) -> None:
     task_id = await open_task(served, ALICE)
     task = served.services.executor.state.get_task(Hash(task_id))
     assert task is not None
-    served.services.storage.payloads.delete(task.weights_hash)
+    served.services.storage.payloads.delete(task.weights_root)
     response = await served.client.get(f"/v1/tasks/{task_id.hex()}/weights")
     assert_problem(response, 503, "not_available")
     assert response.headers["retry-after"] == "1"
