@@ -8,13 +8,15 @@ Why it is exact: a float64 holds every integer up to 2^53. When both factors are
 integer, whatever the order of summation, the number of threads, or the use of fused
 multiply-add. Then the product is one well-defined integer and every machine computes the same.
 
-What grows with n^2 is one matrix product a block. What grows with n is dot products of rows, in
-parts so short that BLAS computes them in the calling thread: waking threads would cost more than
-it gains, and on a busy machine a hundred times more.
+What grows with n^2 is one matrix product a block, and products with one vector are one, too. Norms
+are dot products of rows, in parts so short that BLAS computes them in the calling thread. A node
+gives BLAS one thread: waking others costs more than it gains, on a busy machine a hundred times.
 
 Bounds: |u| <= 32767 and blocks of at most 2^15 columns give partial sums below 2^45. Blocks are
 added up in int64: d <= 2^30 gives |<u, v>| < 2^60 and |u - v|^2 < 2^62.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +27,8 @@ from aggregation.errors import BoundError
 
 FLOAT64_INTEGER_MAX = 2**53
 _DOT_COLUMNS = 1 << 13
+_LIMB_BITS = 16
+_LIMB_MASK = (1 << _LIMB_BITS) - 1
 
 
 class FloatBlock:
@@ -119,7 +123,74 @@ def compute_block_products(
         If value_abs_max^2 * columns > 2^53.
     """
     validate_exact_products(value_abs_max, value_abs_max, values.shape[1])
-    return _multiply_rows(values, np.broadcast_to(vector.astype(np.float64), values.shape))
+    return (values @ vector.astype(np.float64)).astype(np.int64)
+
+
+def sum_rows(values: NDArray[np.float64], value_abs_max: int) -> NDArray[np.int32]:
+    """Return the sum of one block's rows.
+
+    Parameters
+    ----------
+    values : float64, (n, columns)
+        Integers.
+    value_abs_max : int
+        A bound on their magnitude.
+
+    Returns
+    -------
+    int32, (columns,)
+
+    Raises
+    ------
+    BoundError
+        If n * value_abs_max >= 2^31.
+    """
+    rows = values.shape[0]
+    if rows * value_abs_max >= 2**31:
+        raise BoundError(f"sums of {rows} values of {value_abs_max} exceed int32")
+    return (np.ones(rows) @ values).astype(np.int32)
+
+
+def sum_weighted_rows(
+    weights: Sequence[int], values: NDArray[np.float64], value_abs_max: int
+) -> NDArray[np.int64]:
+    """Return the sum of one block's rows, each times its weight.
+
+    Weights that could leave float64's integers are cut into limbs of 16 bits, each of which is a
+    row of the same matrix product.
+
+    Parameters
+    ----------
+    weights : sequence of int, (n,)
+        0..2^32 - 1 each.
+    values : float64, (n, columns)
+        Integers.
+    value_abs_max : int
+        A bound on their magnitude, at most 2^15.
+
+    Returns
+    -------
+    int64, (columns,)
+        Magnitudes of at most sum(weights) * value_abs_max.
+
+    Raises
+    ------
+    BoundError
+        If sum(weights) * value_abs_max > 2^62, or n * 2^16 * value_abs_max > 2^53.
+    """
+    if not 0 <= min(weights) <= max(weights) < 2 ** (2 * _LIMB_BITS):
+        raise BoundError(f"weights of {min(weights)} to {max(weights)} are outside 0..2^32 - 1")
+    if sum(weights) * value_abs_max > 2**62:
+        raise BoundError(f"sums of values of {value_abs_max} by their weights exceed int64")
+    factors = np.array(weights, np.int64)
+    if sum(weights) * value_abs_max <= FLOAT64_INTEGER_MAX:
+        return (factors.astype(np.float64) @ values).astype(np.int64)
+    validate_exact_products(value_abs_max, 1 << _LIMB_BITS, len(weights))
+    limbs = np.stack([factors >> _LIMB_BITS, factors & _LIMB_MASK]).astype(np.float64)
+    sums = (limbs @ values).astype(np.int64)
+    total: NDArray[np.int64] = sums[0] << _LIMB_BITS
+    total += sums[1]
+    return total
 
 
 def _multiply_rows(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -29,7 +29,12 @@ from aggregation.arithmetic import (
     divide_rounded_int32,
 )
 from aggregation.columns import ColumnSource, get_block_bounds
-from aggregation.distances import FloatBlock, compute_block_products
+from aggregation.distances import (
+    FloatBlock,
+    compute_block_products,
+    sum_rows,
+    sum_weighted_rows,
+)
 from aggregation.verdict import Verdict
 
 
@@ -55,30 +60,31 @@ def aggregate_mean(
     weights = [1] * source.n_updates if example_counts is None else list(example_counts)
     if not any(weights):
         weights = [1] * source.n_updates
+    is_weighted = min(weights) != max(weights)
     vector = np.empty(source.dimension, np.int16)
     products = np.zeros(source.n_updates, np.int64)
     room = FloatBlock(source)
     for start, stop in get_block_bounds(source):
         block = source.read(start, stop)
-        vector[start:stop] = _compute_block_mean(block, weights)
+        if not is_judging and not is_weighted:
+            sums = block.sum(axis=0, dtype=np.int32)
+            vector[start:stop] = divide_rounded_int32(sums, source.n_updates)
+            continue
+        values = room.load(block)
+        if is_weighted:
+            weighted = sum_weighted_rows(weights, values, INT16_ABS_MAX)
+            vector[start:stop] = divide_rounded(weighted, sum(weights))
+        else:
+            vector[start:stop] = divide_rounded_int32(
+                sum_rows(values, INT16_ABS_MAX), source.n_updates
+            )
         if is_judging:
-            products += compute_block_products(room.load(block), vector[start:stop], INT16_ABS_MAX)
+            products += compute_block_products(values, vector[start:stop], INT16_ABS_MAX)
     if not is_judging:
         return vector, None
     return vector, judge_leave_one_out(
         [int(product) for product in products], compute_squared_norm(vector), weights
     )
-
-
-def _compute_block_mean(
-    block: NDArray[np.int16], weights: Sequence[int]
-) -> NDArray[np.int32] | NDArray[np.int64]:
-    if min(weights) == max(weights):
-        return divide_rounded_int32(block.sum(axis=0, dtype=np.int32), len(weights))
-    total = np.zeros(block.shape[1], np.int64)
-    for row, weight in zip(block, weights, strict=True):
-        total += row * np.int64(weight)
-    return divide_rounded(total, sum(weights))
 
 
 def compute_squared_norm(vector: NDArray[np.int16]) -> int:

@@ -119,6 +119,50 @@ def test_row_sums_are_refused_outside_int32() -> None:
         distances.sum_selected_rows(selection, block, 2**29, room)
 
 
+def test_sums_of_rows_are_exact_up_to_the_guard_and_refused_beyond() -> None:
+    block = np.array([[32767, -32767, 5], [32767, -32767, -6]], np.float64)
+    sums = distances.sum_rows(block, 2**30 - 1)
+    assert sums.dtype == np.int32
+    assert sums.tolist() == [65534, -65534, -1]
+    with pytest.raises(BoundError, match="int32"):
+        distances.sum_rows(block, 2**30)
+
+
+@given(
+    st.lists(st.one_of(st.integers(0, 2**32 - 1), st.integers(0, 3)), min_size=1, max_size=40),
+    st.data(),
+)
+def test_weighted_sums_of_rows_are_exact(weights: list[int], data: st.DataObject) -> None:
+    values = st.one_of(st.integers(-32767, 32767), st.sampled_from([-32767, 32767]))
+    rows = data.draw(
+        st.lists(
+            st.lists(values, min_size=3, max_size=3),
+            min_size=len(weights),
+            max_size=len(weights),
+        )
+    )
+    expected = [
+        sum(weight * value for weight, value in zip(weights, column, strict=True))
+        for column in zip(*rows, strict=True)
+    ]
+    block = np.array(rows, np.float64)
+    assert distances.sum_weighted_rows(weights, block, 32767).tolist() == expected
+
+
+def test_weighted_sums_of_rows_are_refused_outside_their_bounds() -> None:
+    weights = [2**32 - 1] * 4096
+    block = np.full((4096, 1), 32767.0)
+    expected = 4096 * (2**32 - 1) * 32767
+    assert distances.sum_weighted_rows(weights, block, 32767).tolist() == [expected]
+    for wrong in ([-1, 1], [2**32, 1]):
+        with pytest.raises(BoundError, match="outside"):
+            distances.sum_weighted_rows(wrong, block[:2], 32767)
+    with pytest.raises(BoundError, match="int64"):
+        distances.sum_weighted_rows(weights, block, 2**19)
+    with pytest.raises(BoundError, match="2\\^53"):
+        distances.sum_weighted_rows([2**21] * 4, block[:4], 2**36)
+
+
 def test_distances_of_opposite_extremes() -> None:
     d = 100_001
     rows = [np.full(d, 32767, np.int16), np.full(d, -32767, np.int16), np.zeros(d, np.int16)]
