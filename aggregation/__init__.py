@@ -8,7 +8,7 @@ The same updates give the same bytes on every machine, for any number of threads
 because every number is an integer whose bound is stated where it is computed. Floating point
 serves only to multiply matrices of integers that are small enough to stay exact (`distances`).
 
-The way of an update: `decode_update` views its bytes; `aggregate` runs the stages of the task's
+The way of an update: `decode_update` checks its bytes; `aggregate` runs the stages of the task's
 rule, found in `registry`, over columns of all updates (`columns`); `apply_optimizer` adds the
 result to the weights. One file holds one rule.
 """
@@ -32,12 +32,7 @@ from aggregation.optimizer import (
     initial_optimizer_state,
     validate_optimizer,
 )
-from aggregation.updates import (
-    compute_update_size,
-    decode_update,
-    open_update,
-    validate_update_bytes,
-)
+from aggregation.updates import decode_update, open_update
 
 __all__ = [
     "Aggregate",
@@ -52,7 +47,6 @@ __all__ = [
     "apply_optimizer",
     "compute_cost",
     "compute_rule_weight",
-    "compute_update_size",
     "compute_updates_min",
     "decode_update",
     "initial_optimizer_state",
@@ -62,5 +56,4 @@ __all__ = [
     "open_update",
     "validate_optimizer",
     "validate_rule",
-    "validate_update_bytes",
 ]

@@ -16,7 +16,7 @@ from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import PendingError
 from quorate.chain.ids import NO_HASH, Address, Hash
 from quorate.chain.merkle import EMPTY_ROOT
-from quorate.chain.task import AggregationRule, ServerOptimizer, TensorSpec, UpdateCodec
+from quorate.chain.task import AggregationRule, ServerOptimizer, TensorSpec, UpdateLayout
 
 from aggregation import (
     aggregate,
@@ -35,7 +35,6 @@ class AggregateUpdate:
 
     participant: Address
     payload_hash: Hash
-    codec: UpdateCodec
     example_count: int
 
 
@@ -47,7 +46,7 @@ class AggregateInputs:
     ----------
     task_id : bytes, 32
     training_round : int
-    rule, optimizer, tensors
+    rule, optimizer, tensors, layout
         Of the task's specification.
     seed : bytes, 32
         What a rule that permutes the updates does so by.
@@ -66,6 +65,7 @@ class AggregateInputs:
     seed: Hash
     optimizer: ServerOptimizer
     tensors: tuple[TensorSpec, ...]
+    layout: UpdateLayout
     base_weights_root: Hash
     optimizer_root: Hash
     updates: tuple[AggregateUpdate, ...]
@@ -74,7 +74,7 @@ class AggregateInputs:
     @property
     def dimension(self) -> int:
         """The number of parameters d."""
-        return sum(tensor.size for tensor in self.tensors)
+        return self.layout.dimension
 
     @property
     def payload_hashes(self) -> tuple[Hash, ...]:
@@ -87,12 +87,12 @@ class AggregateInputs:
     def key(self) -> Hash:
         """What the result may be cached by.
 
-        The task's id stands for its rule, optimizer and tensors, which never change. The block
-        is no part of it, so that a new consensus round does not repeat the work; nor is the seed,
-        unless the rule reads it.
+        The task's id stands for its rule, optimizer, tensors and codec, which never change. The
+        block is no part of it, so that a new consensus round does not repeat the work; nor is the
+        seed, unless the rule reads it.
         """
         updates = tuple(
-            (u.participant, u.payload_hash, u.codec, u.example_count if self.is_weighted else 1)
+            (u.participant, u.payload_hash, u.example_count if self.is_weighted else 1)
             for u in self.updates
         )
         seed = self.seed if needs_seed(self.rule) else NO_HASH
@@ -168,8 +168,7 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
         raise PendingError(f"{len(missing)} payloads of a training round are not here", missing)
     dimension = inputs.dimension
     vectors = [
-        decode_update(present[update.payload_hash], update.codec, dimension)
-        for update in inputs.updates
+        decode_update(present[update.payload_hash], inputs.layout) for update in inputs.updates
     ]
     counts = [update.example_count for update in inputs.updates] if inputs.is_weighted else None
     has_state = inputs.optimizer_root != EMPTY_ROOT

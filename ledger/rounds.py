@@ -217,12 +217,10 @@ def make_aggregate_inputs(
         seed,
         spec.optimizer,
         spec.tensors,
+        spec.update_layout,
         task.weights_root,
         task.optimizer_root,
-        tuple(
-            AggregateUpdate(u.participant, u.payload_hash, u.codec, u.example_count)
-            for u in updates
-        ),
+        tuple(AggregateUpdate(u.participant, u.payload_hash, u.example_count) for u in updates),
         is_weighted=spec.example_count_max > 0,
     )
 

@@ -19,7 +19,7 @@ from quorate.chain.merkle import (
     compute_proof_of_hashes,
 )
 from quorate.chain.parameters import ConsensusParameters
-from quorate.chain.task import TaskSpec
+from quorate.chain.task import TaskSpec, UpdateLayout
 
 from ledger.indexes import StateIndexes
 from ledger.keys import (
@@ -101,8 +101,8 @@ class State:
         self._bucket_entries = 0
         self.indexes = StateIndexes()
         """What is kept in memory of all tasks, members, training rounds and payloads."""
-        self.valid_updates: dict[tuple[Hash, int], None] = {}
-        """Payloads found valid for a dimension; at most `CHECKED_PAYLOADS_MAX`."""
+        self.valid_updates: dict[tuple[Hash, UpdateLayout], None] = {}
+        """Payloads found valid for a layout; at most `CHECKED_PAYLOADS_MAX`."""
         roots = []
         for bucket, entries in iterate_buckets(reader.iterate_state()):
             listed = list(entries)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 from quorate.chain.ids import Address, Hash
-from quorate.chain.task import PARAMETERS_MAX, TaskSpec
+from quorate.chain.task import PARAMETERS_MAX, TaskSpec, UpdateCodec
 from quorate.chain.transaction import (
     ChangeTaskStatus,
     CreateTask,
@@ -77,6 +77,14 @@ def find_fault(spec: TaskSpec) -> str | None:
         return (
             f"A training round's maximum of {policy.updates_max} updates is below its minimum of"
             f" {policy.updates_min}: raise updates_max."
+        )
+    if spec.codec is not UpdateCodec.TOP_K_INT16:
+        if spec.top_k:
+            return f"The codec {spec.codec.name.lower()} names no parameters: set top_k to 0."
+    elif not 1 <= spec.top_k <= spec.dimension:
+        return (
+            f"The codec names {spec.top_k} of the model's {spec.dimension} parameters: choose"
+            f" top_k from 1 to {spec.dimension}."
         )
     try:
         validate_rule(spec.rule, policy.updates_min)

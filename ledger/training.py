@@ -7,10 +7,10 @@ far as `PendingError` may pull it. Never aggregates.
 from msgspec.structs import replace
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 from quorate.chain.ids import Address
-from quorate.chain.task import TaskSpec
+from quorate.chain.task import TaskSpec, UpdateLayout
 from quorate.chain.transaction import Role, SubmitUpdate, TaskStatus
 
-from aggregation import UpdateError, compute_update_size, decode_update
+from aggregation import UpdateError, decode_update
 from ledger.deadlines import compute_deadline
 from ledger.environment import Environment
 from ledger.indexes import OPEN_UPDATES_MAX
@@ -39,7 +39,7 @@ def validate_submit_update(env: Environment, sender: Address, body: SubmitUpdate
     _validate_training_round(task, body)
     _validate_slot(env, sender, task, spec, body)
     _validate_form(task, spec, body)
-    _validate_payload(env, task, body)
+    _validate_payload(env, spec.update_layout, body)
 
 
 def _validate_training_round(task: TaskRecord, body: SubmitUpdate) -> None:
@@ -98,12 +98,12 @@ def _validate_form(task: TaskRecord, spec: TaskSpec, body: SubmitUpdate) -> None
             f"The update has codec {int(body.codec)}, the task takes {spec.codec.name.lower()}"
             f" ({int(spec.codec)}): encode it so.",
         )
-    size = compute_update_size(spec.codec, task.dimension)
+    size = spec.update_layout.size
     if body.payload_size != size:
         raise TransactionError(
             ErrorCode.WRONG_SHAPE,
-            f"The update has {body.payload_size} bytes; {task.dimension} parameters take {size}:"
-            " send all tensors of the task, in order.",
+            f"The update has {body.payload_size} bytes; {task.dimension} parameters in"
+            f" {spec.codec.name.lower()} take {size}: send all tensors of the task, in order.",
         )
     if 0 < spec.example_count_max < body.example_count:
         raise TransactionError(
@@ -113,7 +113,7 @@ def _validate_form(task: TaskRecord, spec: TaskSpec, body: SubmitUpdate) -> None
         )
 
 
-def _validate_payload(env: Environment, task: TaskRecord, body: SubmitUpdate) -> None:
+def _validate_payload(env: Environment, layout: UpdateLayout, body: SubmitUpdate) -> None:
     payload = env.get_payload(body.payload_hash)
     if payload is None:
         raise PendingError(
@@ -126,11 +126,11 @@ def _validate_payload(env: Environment, task: TaskRecord, body: SubmitUpdate) ->
             " build it from the bytes you send.",
         )
     # The bytes belong to the hash, so that what was found valid once stays so.
-    valid_updates, found = env.view.state.valid_updates, (body.payload_hash, task.dimension)
+    valid_updates, found = env.view.state.valid_updates, (body.payload_hash, layout)
     if found in valid_updates:
         return
     try:
-        decode_update(payload, body.codec, task.dimension)
+        decode_update(payload, layout)
     except UpdateError as error:
         raise TransactionError(error.code, f"The update cannot be used: {error}.") from error
     if len(valid_updates) >= CHECKED_PAYLOADS_MAX:

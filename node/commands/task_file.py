@@ -7,7 +7,7 @@ unpickles: arrays are read as numbers or not at all.
 import tomllib
 import zipfile
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 import numpy as np
@@ -22,15 +22,17 @@ from quorate.chain.task import (
     RoundPolicy,
     ServerOptimizer,
     Stage,
+    TaskSpec,
+    UpdateCodec,
 )
 from quorate.fixed_point import (
-    UPDATE_BYTES,
     UPDATE_FRACTION_BITS_DEFAULT,
     WEIGHT_FRACTION_BITS_DEFAULT,
     Array,
     ModelSchema,
 )
 from quorate.task_draft import TaskDraft, draft_task
+from quorate.update_encoding import encode_update
 
 from node.config.quantities import parse_duration
 
@@ -38,6 +40,8 @@ TASK_FILE_BYTES_MAX: Final = 1 << 20
 
 _Count = Annotated[int, Meta(ge=0)]
 _Rate = Annotated[float, Meta(ge=0, le=65_536)]
+
+CodecName: TypeAlias = Literal["dense_int16", "dense_int8", "top_k_int16"]
 
 
 class InputFileError(QuorateError):
@@ -89,6 +93,9 @@ class TaskFile(Struct, forbid_unknown_fields=True, frozen=True):
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     scale: ScaleSection = field(default_factory=ScaleSection)
     example_count_max: _Count = 0
+    codec: CodecName = "dense_int16"
+    density: float | None = None
+    """With ``top_k_int16``: the part of the parameters that an update names."""
 
 
 def read_task_file(path: Path) -> TaskFile:
@@ -152,6 +159,8 @@ def draft_from_file(described: TaskFile, arrays: dict[str, Array]) -> TaskDraft:
             update_fraction_bits=described.scale.update_fraction_bits,
         ),
         example_count_max=described.example_count_max,
+        codec=UpdateCodec[described.codec.upper()],
+        density=described.density,
     )
 
 
@@ -178,15 +187,15 @@ def read_arrays(path: Path) -> dict[str, Array]:
         ) from error
 
 
-def read_update(path: Path, schema: ModelSchema) -> tuple[bytes, int]:
+def read_update(path: Path, spec: TaskSpec) -> tuple[bytes, int]:
     """Return an update from a file, encoded, and how many of its numbers did not fit.
 
     Parameters
     ----------
     path : Path
         ``.npz``: the differences by the tensors' names; ``.npy``: all of them in one vector;
-        anything else: int16 in fixed point, little-endian, as the chain takes it.
-    schema : ModelSchema
+        anything else: the bytes of the task's codec, as the chain takes them.
+    spec : TaskSpec
         The task's.
 
     Raises
@@ -194,12 +203,13 @@ def read_update(path: Path, schema: ModelSchema) -> tuple[bytes, int]:
     InputFileError, EncodingError
         If the file cannot be used, or does not fit the task.
     """
+    schema, layout = ModelSchema.from_spec(spec), spec.update_layout
     if path.suffix not in (".npz", ".npy"):
-        data = read_bytes(path, UPDATE_BYTES * schema.dimension)
-        if len(data) != UPDATE_BYTES * schema.dimension:
+        data = read_bytes(path, layout.size)
+        if len(data) != layout.size:
             raise InputFileError(
-                f"{path} has {len(data)} bytes; {schema.dimension} parameters take "
-                f"{UPDATE_BYTES * schema.dimension} as int16."
+                f"{path} has {len(data)} bytes; {layout.dimension} parameters take "
+                f"{layout.size} in {layout.codec.name.lower()}."
             )
         return data, 0
     arrays = read_arrays(path)
@@ -207,7 +217,7 @@ def read_update(path: Path, schema: ModelSchema) -> tuple[bytes, int]:
         parts = schema.unflatten(arrays["0"].reshape(-1))
     else:
         parts = pick_tensors(path, arrays, schema)
-    encoded = schema.encode_update(parts)
+    encoded = encode_update(schema, layout, parts)
     return encoded.data, encoded.saturated
 
 

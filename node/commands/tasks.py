@@ -11,7 +11,6 @@ import typer
 from quorate.chain.task import FIXED_POINT_ONE
 from quorate.chain.transaction import TaskStatus
 from quorate.client import Client
-from quorate.fixed_point import ModelSchema
 from quorate.rpc_types import Submitted, Task
 from quorate.submissions import UpdateDraft
 
@@ -122,7 +121,7 @@ def submit(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="New minus base weights: .npz by tensor, .npy as one vector, or raw int16.",
+            help="New minus base weights: .npz by tensor, .npy as a vector, or the codec's bytes.",
         ),
     ],
     key: KeyOption,
@@ -140,7 +139,7 @@ def submit(
     signer = Keyring(keyring).load(key)
     with open_client(get_node_url(context, node)) as client:
         found = client.task(task)
-        data, saturated = read_update(file, ModelSchema.from_spec(found.spec))
+        data, saturated = read_update(file, found.spec)
         if saturated:
             printer.note(f"{saturated} numbers do not fit the task's scale and were cut off.")
         draft = UpdateDraft(found.training_round, found.weights_root, data, examples)
@@ -173,6 +172,8 @@ def _describe_task(task: Task) -> dict[str, Value]:
         "optimizer_root": task.optimizer_root,
         "parameters": spec.dimension,
         "tensors": [f"{each.name} {list(each.shape)}" for each in spec.tensors],
+        "codec": spec.codec.name.lower(),
+        "update_bytes": spec.update_layout.size,
         "rule": [str(stage) for stage in rule.stages],
         "num_byzantine": rule.num_byzantine,
         "optimizer": str(optimizer.name),

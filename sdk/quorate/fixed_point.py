@@ -188,6 +188,19 @@ class ModelSchema:
             "<i2",
         )
 
+    def scale_update(self, arrays: Arrays) -> NDArray[np.float64]:
+        """Return an update in units of its integers, neither rounded nor cut off, float64 (d,).
+
+        Raises
+        ------
+        EncodingError
+            If the arrays do not fit.
+        """
+        vector = self.flatten(arrays)
+        with np.errstate(over="ignore"):  # What overflows to infinity saturates all the same.
+            self._scale(vector, [tensor.update_fraction_bits for tensor in self.tensors])
+        return vector
+
     def decode_weights(self, data: bytes, dtype: DTypeLike = np.float64) -> list[Array]:
         """Return the arrays of weights in the chain's form; exact in float64.
 

@@ -43,6 +43,9 @@ class Participant:
         Of the arrays that `fit` gets and that come out; float32 unless said otherwise.
     round_timeout_s : float, optional
         How long to wait for a training round to end; for ever by default.
+    error_feedback : bool
+        Whether what the codec could not say of a counted update is added to the next one. It is
+        kept in memory alone: float32, as many as the model has parameters.
 
     Examples
     --------
@@ -68,11 +71,12 @@ class Participant:
         commit_from: Client | None = None,
         dtype: DTypeLike = np.float32,
         round_timeout_s: float | None = None,
+        error_feedback: bool = True,
     ) -> None:
         self._client = client
         self._others = () if commit_from is None else (commit_from,)
         source = None if commit_from is None else commit_from.endpoint
-        options = SessionOptions(trusted, source, dtype, round_timeout_s)
+        options = SessionOptions(trusted, source, dtype, round_timeout_s, error_feedback)
         self._session = TrainingSession(client.endpoint, key, task, fit, options)
 
     def train_round(self) -> RoundResult:
@@ -154,11 +158,12 @@ class AsyncParticipant:
         commit_from: AsyncClient | None = None,
         dtype: DTypeLike = np.float32,
         round_timeout_s: float | None = None,
+        error_feedback: bool = True,
     ) -> None:
         self._client = client
         self._others = () if commit_from is None else (commit_from,)
         source = None if commit_from is None else commit_from.endpoint
-        options = SessionOptions(trusted, source, dtype, round_timeout_s)
+        options = SessionOptions(trusted, source, dtype, round_timeout_s, error_feedback)
         self._session = TrainingSession(client.endpoint, key, task, fit, options)
 
     async def train_round(self) -> RoundResult:

@@ -20,7 +20,6 @@ from quorate.chain.transaction import (
 )
 from quorate.chain.weights import WEIGHT_BYTES
 from quorate.errors import EncodingError
-from quorate.fixed_point import UPDATE_BYTES
 from quorate.procedures import get_task, make_metrics, scale_metric, send_body
 from quorate.rpc_protocol import TaskKey
 from quorate.rpc_types import Submitted
@@ -37,8 +36,8 @@ class UpdateDraft:
         The open round.
     base_weights_root : bytes, 32
         The weights it is a difference to.
-    data : bytes, 2 * d
-        From `ModelSchema.encode_update`.
+    data : bytes
+        In the task's codec, from `update_encoding.encode_update`.
     example_count : int
         How many examples it was trained on; reported, not proven.
     metrics : mapping of str to float
@@ -103,10 +102,11 @@ def submit_update(
 ) -> Script[Submitted]:
     """Submit an update."""
     found = yield from get_task(endpoint, task)
-    if len(draft.data) != UPDATE_BYTES * found.spec.dimension:
+    layout = found.spec.update_layout
+    if len(draft.data) != layout.size:
         raise EncodingError(
-            f"the task has {found.spec.dimension} parameters, so an update takes "
-            f"{UPDATE_BYTES * found.spec.dimension} bytes, not {len(draft.data)}"
+            f"the task has {layout.dimension} parameters, so an update in "
+            f"{layout.codec.name.lower()} takes {layout.size} bytes, not {len(draft.data)}"
         )
     body = SubmitUpdate(
         found.task_id,

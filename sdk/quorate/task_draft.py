@@ -63,6 +63,8 @@ def draft_task(
     optimizer: ServerOptimizer | None = None,
     schema: ModelSchema | None = None,
     example_count_max: int = 0,
+    codec: UpdateCodec = UpdateCodec.DENSE_INT16,
+    density: float | None = None,
 ) -> TaskDraft:
     """Draft a task that trains a model from these initial weights.
 
@@ -84,6 +86,10 @@ def draft_task(
         By default `ModelSchema.from_arrays(arrays)`.
     example_count_max : int
         Cap on the number of examples that weights an update under a mean; 0: unweighted.
+    codec : UpdateCodec
+        How updates are written down; by default int16 for every parameter.
+    density : float, optional
+        With `UpdateCodec.TOP_K_INT16`, the part of the parameters that an update names, in (0, 1].
 
     Raises
     ------
@@ -112,15 +118,26 @@ def draft_task(
         initial_weights_root=compute_content_hash(encoded.data),
         rule=AggregationRule(DEFAULT_RULE, 0) if rule is None else rule,
         optimizer=make_sgd() if optimizer is None else optimizer,
-        codec=UpdateCodec.DENSE_INT16,
+        codec=codec,
         policy=policy,
         example_count_max=example_count_max,
+        top_k=_compute_top_k(codec, density, schema.dimension),
     )
     try:
         checked = decode(TaskSpec, encode(spec), TRANSACTION_BYTES_MAX)
     except (DecodeError, TypeError) as error:
         raise EncodingError(f"the task cannot be written down: {error}") from error
     return TaskDraft(checked, encoded.data, encoded.saturated)
+
+
+def _compute_top_k(codec: UpdateCodec, density: float | None, dimension: int) -> int:
+    if codec is not UpdateCodec.TOP_K_INT16:
+        if density is not None:
+            raise EncodingError(f"the codec {codec.name.lower()} has no density")
+        return 0
+    if density is None or not 0.0 < density <= 1.0:
+        raise EncodingError(f"the codec {codec.name.lower()} needs a density in (0, 1]")
+    return max(1, round(density * dimension))
 
 
 def _scale(value: float) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import DTypeLike, NDArray
 
 from quorate import procedures, submissions
 from quorate import rpc_protocol as rpc
@@ -30,7 +30,7 @@ from quorate.errors import (
     VerificationStep,
     WaitTimeoutError,
 )
-from quorate.fixed_point import Array, Arrays, Encoded, ModelSchema
+from quorate.fixed_point import Array, Arrays, ModelSchema
 from quorate.procedures import METRIC_ONE
 from quorate.rpc_protocol import TaskKey
 from quorate.rpc_types import HexBytes, Task, TrainingRound
@@ -48,6 +48,7 @@ from quorate.script import (
     run_function,
 )
 from quorate.submissions import UpdateDraft
+from quorate.update_encoding import EncodedUpdate, encode_update
 from quorate.verification import VerifiedWeights
 
 POLL_S = 0.5
@@ -146,6 +147,7 @@ class SessionOptions:
     source: Endpoint | None = None
     dtype: DTypeLike = np.float32
     round_timeout_s: float | None = None
+    keeps_residual: bool = True
 
 
 class TrainingSession:
@@ -175,6 +177,8 @@ class TrainingSession:
             self._feed.silence_s = min(FEED_SILENCE_S, max(SILENCE_MIN_S, options.round_timeout_s))
         self._is_ready = False
         self._latest: VerifiedWeights | None = None
+        self._residual: NDArray[np.float32] | None = None
+        """What counted updates have left unsaid, in units of the update's integers."""
 
     def train_round(self) -> Script[RoundResult]:
         """Take part in the open training round, or in the next if it closes too early.
@@ -187,7 +191,7 @@ class TrainingSession:
             If a round does not end within `round_timeout_s`, or if round after round ends
             while this participant is still fitting.
         """
-        saturated = 0
+        encoded: EncodedUpdate | None = None
         for _ in range(LATE_ROUNDS_MAX):
             task = yield from self._get_ready()
             current = yield from self._get_open_round(task)
@@ -196,7 +200,6 @@ class TrainingSession:
                 if base is None:
                     continue
                 encoded, result = yield from self._compute_update(task, current, base)
-                saturated = encoded.saturated
                 draft = UpdateDraft(
                     current.training_round,
                     current.base_weights_root,
@@ -205,9 +208,10 @@ class TrainingSession:
                     result.metrics,
                 )
                 if not (yield from self._submit(task, draft)):
+                    encoded = None
                     continue
             over = yield from self._wait_until_over(task, current.training_round)
-            return (yield from self._conclude(task, over, saturated))
+            return (yield from self._conclude(task, over, encoded))
         raise WaitTimeoutError(
             f"{LATE_ROUNDS_MAX} training rounds in a row ended before the update was ready: the "
             "task's deadline is too short for this machine."
@@ -292,7 +296,7 @@ class TrainingSession:
 
     def _compute_update(
         self, task: Task, current: TrainingRound, base: VerifiedWeights
-    ) -> Script[tuple[Encoded, FitResult]]:
+    ) -> Script[tuple[EncodedUpdate, FitResult]]:
         schema = ModelSchema.from_spec(task.spec)
         given = base.to_arrays(schema, self._options.dtype)
         info = RoundInfo(
@@ -302,7 +306,8 @@ class TrainingSession:
         fitted = yield from run_function(lambda: self._fit([a.copy() for a in given], info))
         result = fitted if isinstance(fitted, FitResult) else FitResult(fitted)
         difference = schema.flatten(result.arrays) - schema.flatten(given)
-        return schema.encode_update(schema.unflatten(difference)), result
+        arrays = schema.unflatten(difference)
+        return encode_update(schema, task.spec.update_layout, arrays, self._residual), result
 
     def _submit(self, task: Task, draft: UpdateDraft) -> Script[bool]:
         """Submit an update; False if the round has closed or is full."""
@@ -354,19 +359,24 @@ class TrainingSession:
             if event.data.get("task_id") == task.task_id.hex():
                 return
 
-    def _conclude(self, task: Task, over: TrainingRound, saturated: int) -> Script[RoundResult]:
+    def _conclude(
+        self, task: Task, over: TrainingRound, encoded: EncodedUpdate | None
+    ) -> Script[RoundResult]:
         receipt = over.receipt
         if receipt is None:
             raise WaitTimeoutError(f"Training round {over.training_round} has not ended.")
         verified = yield from self._download(task)
         own = [u for u in receipt.updates if u.participant == self._key.address]
+        # What an update left unsaid is owed only if the rest of it was counted.
+        if own and encoded is not None and self._options.keeps_residual:
+            self._residual = encoded.residual
         return RoundResult(
             over.training_round,
             receipt.outcome,
             bool(own),
             bool(own and own[0].is_set_aside),
             own[0].score / METRIC_ONE if own else 0.0,
-            saturated,
+            0 if encoded is None else encoded.saturated,
             verified.to_arrays(ModelSchema.from_spec(task.spec), self._options.dtype),
             verified,
             receipt,

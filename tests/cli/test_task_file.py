@@ -13,9 +13,12 @@ from quorate.chain.task import (
     RoundPolicy,
     ServerOptimizer,
     Stage,
+    UpdateCodec,
+    UpdateLayout,
 )
 from quorate.errors import EncodingError
 from quorate.fixed_point import ModelSchema
+from quorate.task_draft import draft_task
 
 from node.commands.task_file import (
     InputFileError,
@@ -30,6 +33,8 @@ from tests.cli.console import Console
 WHOLE = """
 name = "digits"
 example_count_max = 100
+codec = "top_k_int16"
+density = 0.3
 [policy]
 deadline = "90s"
 updates_min = 3
@@ -52,6 +57,7 @@ update_fraction_bits = 12
 """
 ARRAYS = {"kernel": np.arange(6.0).reshape(2, 3) / 8, "bias": np.zeros(3)}
 SCHEMA = ModelSchema.from_arrays(ARRAYS)
+SPEC = draft_task("digits", ARRAYS, RoundPolicy(1, 1, 1)).spec
 
 
 def write(path: Path, text: str) -> Path:
@@ -66,6 +72,7 @@ def test_every_field_reaches_the_specification(tmp_path: Path) -> None:
     assert spec.rule == AggregationRule((Stage.CLIP, Stage.MEAN), 1, 10, 0)
     assert spec.optimizer == ServerOptimizer(OptimizerName.MOMENTUM, 1 << 15, 1 << 14)
     assert spec.example_count_max == 100
+    assert spec.update_layout == UpdateLayout(UpdateCodec.TOP_K_INT16, 9, 3)
     assert [t.name for t in spec.tensors] == ["kernel", "bias"]
     assert {(t.weight_fraction_bits, t.update_fraction_bits) for t in spec.tensors} == {(20, 12)}
 
@@ -76,6 +83,7 @@ def test_json_with_defaults(tmp_path: Path) -> None:
     spec = draft_from_file(read_task_file(path), ARRAYS).spec
     assert spec.policy == RoundPolicy(60_000, 1, 2)
     assert spec.rule.stages == DEFAULT_RULE
+    assert spec.update_layout == UpdateLayout(UpdateCodec.DENSE_INT16, 9)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +94,7 @@ def test_json_with_defaults(tmp_path: Path) -> None:
         ("updates_min = 3", "", "updates_min"),
         ("updates_min = 3", "updates_min = 0", "$.policy.updates_min"),
         ('"clip"', '"clap"', "$.rule.stages"),
+        ("top_k_int16", "top_k", "$.codec"),
         ("[rule]", "[rule", "describes no task"),
     ],
 )
@@ -125,27 +134,27 @@ def test_update_in_each_form_is_the_same(tmp_path: Path) -> None:
     np.save(tmp_path / "u.npy", np.concatenate([a.reshape(-1) for a in ARRAYS.values()]))
     (tmp_path / "u.bin").write_bytes(expected)
     for name in ("u.npz", "u.npy", "u.bin"):
-        assert read_update(tmp_path / name, SCHEMA) == (expected, 0)
+        assert read_update(tmp_path / name, SPEC) == (expected, 0)
 
 
 def test_saturation_is_counted(tmp_path: Path) -> None:
     np.savez(tmp_path / "u.npz", bias=np.full(3, 1e9), kernel=ARRAYS["kernel"])
-    assert read_update(tmp_path / "u.npz", SCHEMA)[1] == 3
+    assert read_update(tmp_path / "u.npz", SPEC)[1] == 3
 
 
 def test_update_of_another_model_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "u.npz", bias=ARRAYS["bias"])
     with pytest.raises(InputFileError, match="the task's tensors are kernel, bias"):
-        read_update(tmp_path / "u.npz", SCHEMA)
+        read_update(tmp_path / "u.npz", SPEC)
     np.save(tmp_path / "u.npy", np.zeros(8))
     with pytest.raises(EncodingError):
-        read_update(tmp_path / "u.npy", SCHEMA)
+        read_update(tmp_path / "u.npy", SPEC)
     (tmp_path / "short.bin").write_bytes(b"\0" * 17)
     with pytest.raises(InputFileError, match="17 bytes; 9 parameters take 18"):
-        read_update(tmp_path / "short.bin", SCHEMA)
+        read_update(tmp_path / "short.bin", SPEC)
     (tmp_path / "long.bin").write_bytes(b"\0" * 19)
     with pytest.raises(InputFileError, match="more than 18 bytes"):
-        read_update(tmp_path / "long.bin", SCHEMA)
+        read_update(tmp_path / "long.bin", SPEC)
 
 
 def test_arrays_are_picked_by_name() -> None:

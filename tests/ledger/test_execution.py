@@ -309,9 +309,9 @@ def test_the_state_of_a_known_chain_is_known() -> None:
     chain.submit(task_id, 1, 2)
     chain.run_block(chain.sign(AUTHORITY, Transfer(PARTICIPANTS[0].address, 5)))
     assert (
-        chain.state.root.hex() == "75c1c146232c5688d7c9fc8acd4a7e2c97dd3f815f786e53f9b2487a426392ac"
+        chain.state.root.hex() == "ba3ac87f03b7bc0f862ae05ae82e05b5c13c08ef5797f81e7eab425c05d75476"
     )
     assert (
         chain.state.model_root.hex()
-        == "e620b655d1eb66e957fada43ff79db9e9e0c1c7318580ffc21e39398d516f971"
+        == "1822a003ba3872f64a25a453906d232a0746e37b58431d0395e58fefb0afa632"
     )

@@ -12,6 +12,7 @@ from quorate.chain.task import (
     ServerOptimizer,
     Stage,
     TensorSpec,
+    UpdateCodec,
 )
 from quorate.chain.transaction import (
     ChangeTaskStatus,
@@ -78,6 +79,9 @@ def test_an_optimizer_with_a_state_starts_at_zero() -> None:
         ({"optimizer": ServerOptimizer(OptimizerName.SGD, momentum=1)}, "has no momentum"),
         ({"optimizer": ServerOptimizer(OptimizerName.ADAM)}, "needs a positive adaptivity"),
         ({"rule": AggregationRule((Stage.MEAN,), 0, radius=1)}, "is a parameter of centered"),
+        ({"top_k": 1}, "names no parameters: set top_k to 0"),
+        ({"codec": UpdateCodec.TOP_K_INT16}, "choose top_k from 1 to 6"),
+        ({"codec": UpdateCodec.TOP_K_INT16, "top_k": 7}, "names 7 of the model's 6 parameters"),
         ({"reward_pool": 1}, "set reward_pool to 0"),
     ],
 )

@@ -30,7 +30,7 @@ STALE = Hash(b"s" * 32)
         ({"training_round": 1}, ErrorCode.WRONG_TRAINING_ROUND, "round 1, open is 0"),
         ({"base_weights_root": STALE}, ErrorCode.STALE_WEIGHTS, "train again"),
         ({"codec": 2}, ErrorCode.WRONG_CODEC, "has codec 2, the task takes dense_int16"),
-        ({"payload_size": 10}, ErrorCode.WRONG_SHAPE, "10 bytes; 6 parameters take 12"),
+        ({"payload_size": 10}, ErrorCode.WRONG_SHAPE, "10 bytes; 6 parameters in dense_int16"),
     ],
 )
 def test_an_update_that_does_not_fit_is_refused(
@@ -77,7 +77,7 @@ def test_the_smallest_integer_is_refused() -> None:
     task_id = chain.create_task()
     bad = chain.make_update(task_id, [0, 0, -32768, 0, 0, 0])
     signed = chain.sign(PARTICIPANTS[0], bad)
-    chain.assert_refused(signed, ErrorCode.VALUE_OUT_OF_RANGE, "parameter 2 of the update")
+    chain.assert_refused(signed, ErrorCode.VALUE_OUT_OF_RANGE, "value 2 of the update")
     chain.assert_refused(signed, ErrorCode.VALUE_OUT_OF_RANGE, "-32768")
     chain.run_block(chain.sign(PARTICIPANTS[0], chain.make_update(task_id, [-32767] * DIMENSION)))
 

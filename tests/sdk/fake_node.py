@@ -39,6 +39,7 @@ from quorate.chain.transaction import (
 from quorate.chain.vote import BlockId, Commit
 from quorate.chain.weights import ModelLeaf
 
+from aggregation import decode_update
 from tests.chain.samples import make_commit, make_hash
 
 VALIDATOR_KEYS = tuple(PrivateKey(bytes([100 + i]) * 32) for i in range(4))
@@ -194,7 +195,8 @@ class FakeNode:
         if len(task.updates) < task.spec.policy.updates_max:
             return
         updates = [task.updates[sender] for sender in sorted(task.updates)]
-        matrix = np.array([np.frombuffer(data, "<i2") for _, data in updates], np.int64)
+        layout = task.spec.update_layout
+        matrix = np.array([decode_update(data, layout)[:] for _, data in updates], np.int64)
         shifts = [t.weight_fraction_bits - t.update_fraction_bits for t in task.spec.tensors]
         scale = np.repeat(np.array(shifts), [t.size for t in task.spec.tensors])
         step = np.rint(matrix.mean(axis=0)).astype(np.int64) << scale

@@ -263,7 +263,7 @@ def test_bytes_of_a_wrong_length_are_refused_before_they_are_sent(
 ) -> None:
     task_id = create_task(client)
     before = len(node.requests)
-    with pytest.raises(EncodingError, match="an update takes 36 bytes, not 35"):
+    with pytest.raises(EncodingError, match="in dense_int16 takes 36 bytes, not 35"):
         client.submit_update(KEY, task_id, UpdateDraft(0, bytes(32), bytes(35)))
     draft = make_draft()
     with pytest.raises(EncodingError, match="its weights take 72 bytes"):

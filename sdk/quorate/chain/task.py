@@ -5,7 +5,7 @@ specification itself. Never looks at state, and knows no aggregation arithmetic.
 """
 
 from enum import IntEnum, StrEnum
-from typing import Annotated
+from typing import Annotated, assert_never
 
 from msgspec import Meta, Struct
 
@@ -21,6 +21,10 @@ ITERATIONS_MAX = 16
 """Of the rules that iterate: each costs time that grows with the square of the updates."""
 FIXED_POINT_ONE = 1 << 16
 """The scale of a learning rate, a momentum or a fraction in a task: 16 fraction bits."""
+
+INT8_BLOCK_VALUES = 1024
+"""Parameters that share an exponent in `UpdateCodec.DENSE_INT8`."""
+INT8_EXPONENT_MAX = 8
 
 FractionBits = Annotated[int, Meta(ge=0, le=30)]
 Scaled = Annotated[int, Meta(ge=0, le=1 << 32)]
@@ -63,9 +67,57 @@ class OptimizerName(StrEnum):
 
 
 class UpdateCodec(IntEnum):
-    """How the bytes of an update are laid out. 1: dense little-endian int16 in +-32767."""
+    """How the bytes of an update are laid out; all integers little-endian.
+
+    Whatever the codec, an update is d integers v in +-32767, and `update_fraction_bits` say what v
+    stands for. A codec decides which of them can be written down, and in how many bytes.
+
+    - `DENSE_INT16`: d int16 values v.
+    - `DENSE_INT8`: ceil(d / 1024) exponents e as uint8 in 0..8, one for each block of 1,024
+      parameters, then d int8 values q in +-127. v = q * 2**e, but q = +-127 with e = 8 is the end
+      of the range, v = +-32767.
+    - `TOP_K_INT16`: k indexes as uint32, strictly rising and below d, then k int16 values v, one
+      for each index. All other parameters are 0. k is the task's.
+    """
 
     DENSE_INT16 = 1
+    DENSE_INT8 = 2
+    TOP_K_INT16 = 3
+
+
+class UpdateLayout(Struct, frozen=True):
+    """What the length and the meaning of an update's bytes depend on.
+
+    Attributes
+    ----------
+    codec : UpdateCodec
+    dimension : int
+        The number of parameters d, at least 1.
+    top_k : int
+        How many of them an update in `TOP_K_INT16` names, 1..d; 0 for the other codecs.
+    """
+
+    codec: UpdateCodec
+    dimension: int
+    top_k: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many bytes an update takes: always the same number."""
+        match self.codec:
+            case UpdateCodec.DENSE_INT16:
+                return 2 * self.dimension
+            case UpdateCodec.DENSE_INT8:
+                return self.exponent_count + self.dimension
+            case UpdateCodec.TOP_K_INT16:
+                return 6 * self.top_k
+            case _:
+                assert_never(self.codec)
+
+    @property
+    def exponent_count(self) -> int:
+        """How many exponents an update in `DENSE_INT8` has."""
+        return -(-self.dimension // INT8_BLOCK_VALUES)
 
 
 class BelowMinimum(IntEnum):
@@ -78,8 +130,8 @@ class BelowMinimum(IntEnum):
 class TensorSpec(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """One tensor of the model: its name, shape, and the scales of its weights and updates.
 
-    A weight w is stored as the int32 round(w * 2**weight_fraction_bits); an update u as the int16
-    round(u * 2**update_fraction_bits).
+    A weight w is stored as the int32 round(w * 2**weight_fraction_bits); an update u as the integer
+    round(u * 2**update_fraction_bits) in +-32767, in whichever codec it is written.
     """
 
     name: Name
@@ -169,8 +221,15 @@ class TaskSpec(Struct, array_like=True, frozen=True, forbid_unknown_fields=True)
     example_count_max: Uint32
     """Cap on the example count that weights an update under `mean`; 0: unweighted."""
     reward_pool: Uint64 = 0
+    top_k: Annotated[int, Meta(ge=0, le=PARAMETERS_MAX)] = 0
+    """How many parameters an update in `TOP_K_INT16` names; 0 for the other codecs."""
 
     @property
     def dimension(self) -> int:
         """The number of parameters d of the whole model."""
         return sum(tensor.size for tensor in self.tensors)
+
+    @property
+    def update_layout(self) -> UpdateLayout:
+        """How the bytes of this task's updates are laid out."""
+        return UpdateLayout(self.codec, self.dimension, self.top_k)

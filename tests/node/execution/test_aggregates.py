@@ -14,6 +14,7 @@ from quorate.chain.task import (
     Stage,
     TensorSpec,
     UpdateCodec,
+    UpdateLayout,
 )
 
 from ledger.aggregates import AggregateInputs, AggregateOutput, AggregateUpdate
@@ -36,9 +37,10 @@ def make_inputs(number: int, *, is_large: bool = True) -> AggregateInputs:
         rule=AggregationRule((Stage.MEAN,), 0),
         optimizer=ServerOptimizer(OptimizerName.SGD),
         tensors=(TensorSpec("w", (dimension,), 16, 12),),
+        layout=UpdateLayout(UpdateCodec.DENSE_INT16, dimension),
         base_weights_root=HASH,
         optimizer_root=HASH,
-        updates=(AggregateUpdate(Address(b"\x02" * 20), HASH, UpdateCodec.DENSE_INT16, 1),),
+        updates=(AggregateUpdate(Address(b"\x02" * 20), HASH, 1),),
         is_weighted=False,
         seed=b"",
     )
