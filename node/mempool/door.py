@@ -13,9 +13,7 @@ from quorate.chain.errors import TransactionError
 from quorate.chain.ids import Address, Hash
 from quorate.chain.transaction import (
     CreateTask,
-    FinalizeTrainingRound,
     SignedTransaction,
-    SubmitEvaluation,
     SubmitUpdate,
     Transaction,
     Transfer,
@@ -119,8 +117,8 @@ class PendingTransaction:
         Its place among the sender's, and the most it can take from the sender's balance.
     payload_hash, payload_size : bytes or None, int
         The payload it names; 0 bytes without one.
-    is_training : bool
-        Whether it may become invalid when a training round closes.
+    is_conditional : bool
+        Whether a block may make it invalid otherwise than by nonce and balance.
     received : float
         When it arrived, in seconds of the mempool's clock.
     origin : str or None
@@ -129,6 +127,8 @@ class PendingTransaction:
         Whether it is in the journal.
     arrival : int
         Its number in the order of arrival.
+    since_block : int
+        How many blocks the pool had seen when it arrived.
     """
 
     hash: Hash
@@ -139,11 +139,12 @@ class PendingTransaction:
     spending: int
     payload_hash: Hash | None
     payload_size: int
-    is_training: bool
+    is_conditional: bool
     received: float
     origin: str | None
     is_durable: bool = False
     arrival: int = 0
+    since_block: int = 0
 
 
 Report = Callable[[str, int, str], None]
@@ -178,7 +179,7 @@ def make_pending(
         compute_spending(transaction),
         payload_hash,
         payload_size,
-        isinstance(body, SubmitUpdate | SubmitEvaluation | FinalizeTrainingRound),
+        not isinstance(body, Transfer),
         received,
         origin,
     )

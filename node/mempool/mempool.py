@@ -319,8 +319,9 @@ class Mempool:
         for sender in touched:
             self._settlement.settle(sender)
             self._intake.admit_followers(sender)
+        self._settlement.mark_passed_over()
         if has_closed_training_round:
-            self._settlement.mark_training()
+            self._settlement.mark_all()
         self._settlement.recheck()
         self._intake.follow_block(self._clock())
         self._signal()

@@ -60,11 +60,12 @@ class TransactionPool:
         self._limits = limits
         self._entries: dict[Hash, PendingTransaction] = {}
         self._senders: dict[Address, SenderRecord] = {}
-        self._training: dict[Hash, PendingTransaction] = {}
+        self._conditional: dict[Hash, PendingTransaction] = {}
         self._unsent: dict[Hash, PendingTransaction] = {}
         self.bytes = 0
         self.payload_bytes = 0
         self.ready_count = 0
+        self.blocks = 0
         self._arrivals = 0
 
     def __len__(self) -> int:
@@ -78,9 +79,9 @@ class TransactionPool:
         return iter(self._entries.values())
 
     @property
-    def training(self) -> tuple[PendingTransaction, ...]:
-        """Those that a closing training round may make invalid, in the order of arrival."""
-        return tuple(self._training.values())
+    def conditional(self) -> tuple[PendingTransaction, ...]:
+        """Those that a block may make invalid by more than nonce and balance, oldest first."""
+        return tuple(self._conditional.values())
 
     @property
     def senders(self) -> tuple[Address, ...]:
@@ -151,11 +152,11 @@ class TransactionPool:
         if record is None:
             record = self._senders[entry.sender] = SenderRecord(account_nonce, account_nonce)
         self._arrivals += 1
-        entry.arrival = self._arrivals
+        entry.arrival, entry.since_block = self._arrivals, self.blocks
         self._entries[entry.hash] = entry
         self._unsent[entry.hash] = entry
-        if entry.is_training:
-            self._training[entry.hash] = entry
+        if entry.is_conditional:
+            self._conditional[entry.hash] = entry
         self.bytes += len(entry.raw)
         self.payload_bytes += entry.payload_size
         record.spending += entry.spending
@@ -173,7 +174,7 @@ class TransactionPool:
         entry = self._entries.pop(transaction_hash, None)
         if entry is None:
             return None
-        self._training.pop(transaction_hash, None)
+        self._conditional.pop(transaction_hash, None)
         self._unsent.pop(transaction_hash, None)
         self.bytes -= len(entry.raw)
         self.payload_bytes -= entry.payload_size

@@ -1,11 +1,11 @@
 """Settling with a decided block: what is pending must still be possible.
 
-Owns which pending transactions a new state refuses, by nonce and balance of the senders a block
-touched, and by the ledger's own judgement for training transactions when a training round has
-closed. Never reads a block and never waits.
+Owns which pending transactions a new state refuses: by nonce and balance of the senders a block
+touched, and by the ledger's own judgement of what blocks have passed over, and of everything
+that depends on a training round when one has closed. Never reads a block and never waits.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
@@ -16,7 +16,15 @@ from node.mempool.door import Door, PendingTransaction
 from node.mempool.pool import TransactionPool
 
 RECHECKS_PER_UPDATE_MAX: Final = 1_000
-"""Training transactions judged anew after one block; the rest follow after the next."""
+"""Conditional transactions judged anew after one block; the rest follow after the next."""
+
+CONDITIONAL_BLOCKS_MIN: Final = 2
+"""So many blocks pass over a conditional transaction before it is judged anew. The first of them
+may have been proposed before it arrived."""
+
+OTHER_BLOCKS_MIN: Final = 16
+"""Likewise for any other, such as a transfer of a member that was revoked. Many may wait their
+turn, and few are impossible."""
 
 
 class Settlement:
@@ -66,12 +74,32 @@ class Settlement:
             )
             self._remove(record.by_nonce[nonce].hash, error)
 
-    def mark_training(self) -> None:
-        """Have all training transactions judged anew, from the next `recheck` on."""
-        self._recheck_due = dict.fromkeys(entry.hash for entry in self._pool.training)
+    def mark_all(self) -> None:
+        """Have all conditional transactions judged anew, from the next `recheck` on."""
+        self._recheck_due = dict.fromkeys(entry.hash for entry in self._pool.conditional)
+
+    def mark_passed_over(self) -> None:
+        """Have those judged anew that one more block has passed over; call it once a block.
+
+        What a block has made impossible would be passed over by all proposers, and hold up its
+        sender for good. Judging takes long when a payload is read for it, so that each is judged
+        after 2, 4, 8, ... blocks: its sender waits for an answer at most twice as long as needed.
+        """
+        self._pool.blocks += 1
+        self._mark_older(self._pool.conditional, CONDITIONAL_BLOCKS_MIN)
+        self._mark_older(self._pool, OTHER_BLOCKS_MIN)
+
+    def _mark_older(self, entries: Iterable[PendingTransaction], blocks_min: int) -> None:
+        for entry in entries:
+            blocks = self._pool.blocks - entry.since_block
+            if blocks < blocks_min:
+                # Those behind it have arrived later.
+                break
+            if blocks.bit_count() == 1:
+                self._recheck_due[entry.hash] = None
 
     def recheck(self) -> None:
-        """Judge marked training transactions anew, `RECHECKS_PER_UPDATE_MAX` at most."""
+        """Judge marked transactions anew, `RECHECKS_PER_UPDATE_MAX` at most."""
         checked = 0
         while self._recheck_due and checked < RECHECKS_PER_UPDATE_MAX:
             transaction_hash = next(iter(self._recheck_due))

@@ -124,6 +124,40 @@ async def test_rechecks_after_one_block_are_bounded(monkeypatch: pytest.MonkeyPa
     assert counts == [3, 1, 0]
 
 
+async def test_what_blocks_pass_over_because_it_became_impossible_is_told() -> None:
+    world = make_world()
+    update, behind = make_update(ALICE, 0, b"payload"), make_transfer(ALICE, 1)
+    await world.mempool.submit_local_many([(update, b"payload"), (behind, None)])
+    # No training round has closed here; the participant may have left, say.
+    world.ledger.training_round = 1
+    world.decide([])
+    assert world.reap() == [update, behind]
+    world.decide([])
+    assert [(entry.raw, error.code) for entry, error in world.dropped] == [
+        (update, ErrorCode.WRONG_TRAINING_ROUND)
+    ]
+    assert world.reap() == []
+    assert world.mempool.pending_nonce(ALICE.address) == 0
+    filler = make_transfer(ALICE, 0, 5)
+    await world.mempool.submit_local(filler, None)
+    assert world.reap() == [filler, behind]
+
+
+async def test_what_waits_its_turn_is_judged_anew_ever_more_rarely() -> None:
+    world = make_world()
+    await world.mempool.submit_local(make_update(ALICE, 0, b"payload"), b"payload")
+    await world.mempool.submit_local(make_transfer(BOB, 0), None)
+    before = world.ledger.checks
+    counts = []
+    for _ in range(33):
+        world.decide([])
+        counts.append(world.ledger.checks - before)
+    assert [counts[i] for i in (0, 1, 2, 3, 7, 14)] == [0, 1, 1, 2, 3, 3]
+    # After 16 and 32 blocks the transfer as well.
+    assert [counts[i] for i in (15, 30, 31, 32)] == [5, 5, 7, 7]
+    assert world.dropped == []
+
+
 async def test_the_proposer_waits_for_something_ready() -> None:
     world = make_world()
     raws = [make_transfer(ALICE, nonce) for nonce in range(2)]
