@@ -69,6 +69,11 @@ class LedgerDoor:
         self._payloads = payloads
         self._now_ms = now_ms
 
+    @property
+    def height(self) -> int:
+        """The height of the last block that the state shows."""
+        return self._executor.position.height
+
     def check(
         self, signed: SignedTransaction, *, nonce: int, spendable: int, payload: bytes | None
     ) -> None:

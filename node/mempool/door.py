@@ -23,6 +23,11 @@ from quorate.chain.transaction import (
 class Door(Protocol):
     """The committed state, as far as the mempool looks at it. All calls return at once."""
 
+    @property
+    def height(self) -> int:
+        """The height of the last block that the state shows."""
+        ...
+
     def check(
         self, signed: SignedTransaction, *, nonce: int, spendable: int, payload: bytes | None
     ) -> None:

@@ -123,6 +123,8 @@ class Mempool:
             on_dropped,
         )
         self.height = 0
+        self._touched: dict[Address, None] = {}
+        self._has_closed_training_round = False
         self._has_ready = trio.Event()
         self._has_outgoing = trio.Event()
         self.refused: Counter[ErrorCode] = Counter()
@@ -286,6 +288,9 @@ class Mempool:
     ) -> None:
         """Follow a decided block, once the door shows the state after it.
 
+        A node that catches up executes several blocks before it tells of them. What is pending is
+        settled with the last of them: an earlier one would find what a later one holds impossible.
+
         Parameters
         ----------
         height : int
@@ -299,7 +304,7 @@ class Mempool:
             Whether pending training transactions must be judged anew.
         """
         self.height = height
-        touched = dict.fromkeys(senders or ())
+        self._touched.update(dict.fromkeys(senders or ()))
         is_sender_unknown = False
         for transaction_hash in decided:
             self._decided.add(transaction_hash)
@@ -307,20 +312,28 @@ class Mempool:
             entry = self._pool.remove(transaction_hash, is_decided=True)
             signed = self._verifier.get(transaction_hash) if entry is None else None
             if entry is not None:
-                touched[entry.sender] = None
+                self._touched[entry.sender] = None
             elif signed is not None:
-                touched[signed.sender] = None
+                self._touched[signed.sender] = None
             elif senders is None:
                 is_sender_unknown = True
         if self._journal is not None:
             self._journal.delete(decided)
         if is_sender_unknown:
-            touched = dict.fromkeys((*self._pool.senders, *self._held.senders))
+            self._touched.update(dict.fromkeys((*self._pool.senders, *self._held.senders)))
+        self._has_closed_training_round |= has_closed_training_round
+        self._settlement.mark_passed_over()
+        if self._door.height <= height:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Let go of what the state has made impossible, and take in what it has made possible."""
+        touched, self._touched = self._touched, {}
         for sender in touched:
             self._settlement.settle(sender)
             self._intake.admit_followers(sender)
-        self._settlement.mark_passed_over()
-        if has_closed_training_round:
+        if self._has_closed_training_round:
+            self._has_closed_training_round = False
             self._settlement.mark_all()
         self._settlement.recheck()
         self._intake.follow_block(self._clock())

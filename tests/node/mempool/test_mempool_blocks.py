@@ -143,6 +143,24 @@ async def test_what_blocks_pass_over_because_it_became_impossible_is_told() -> N
     assert world.reap() == [filler, behind]
 
 
+async def test_blocks_told_after_the_state_of_the_last_refuse_nothing_that_they_hold() -> None:
+    world = make_world()
+    world.ledger.balances[ALICE.address] = 100
+    raws = [make_transfer(ALICE, nonce, 30) for nonce in range(3)]
+    update = make_update(BOB, 0, b"payload")
+    await world.mempool.submit_local_many([*((raw, None) for raw in raws), (update, b"payload")])
+    world.decide([make_transfer(CAROL, 0)])
+    # A node that catches up executes blocks 2 to 4, and tells of them when they are durable.
+    blocks = [[raws[0]], [raws[1]], [update]]
+    decided = [world.ledger.decide(block) for block in blocks]
+    world.ledger.training_round = 1
+    for height, hashes in enumerate(decided, start=2):
+        world.mempool.update(height, hashes, has_closed_training_round=height == 2)
+    assert world.dropped == []
+    assert world.reap() == [raws[2]]
+    assert (world.mempool.count, world.mempool.ready_count) == (1, 1)
+
+
 async def test_what_waits_its_turn_is_judged_anew_ever_more_rarely() -> None:
     world = make_world()
     await world.mempool.submit_local(make_update(ALICE, 0, b"payload"), b"payload")

@@ -66,6 +66,7 @@ class Ledger:
     decided: set[Hash] = field(default_factory=set)
     payloads: dict[Hash, bytes] = field(default_factory=dict)
     training_round: int = 0
+    height: int = 0
     checks: int = 0
     payload_room: int = 1 << 40
 
@@ -108,6 +109,7 @@ class Ledger:
 
     def decide(self, raws: Sequence[bytes]) -> list[Hash]:
         """Move the state on by a block."""
+        self.height += 1
         for raw in raws:
             signed = decode_transaction(raw)
             nonce, balance = self.get_account(signed.sender)
