@@ -18,7 +18,9 @@
     PayloadRefused (the sender's or the submitter's fault: nothing was stored)
     ├── PayloadMismatch       the bytes do not have the expected hash
     ├── PayloadTooLarge       more bytes than one payload may have
-    └── PayloadSpaceExhausted the payload store has reached its limit of bytes
+    ├── PayloadSpaceExhausted the payload store has reached its limit of bytes or of arrivals
+    ├── PayloadIncomplete     chunks of it are missing
+    └── PayloadAbandoned      it arrived too slowly, and what was here of it was dropped
 
 Owns the classes. Misuse by this program itself is an `InvariantError` of `quorate.chain.errors`.
 Never decides what follows: the catcher does.
@@ -91,4 +93,12 @@ class PayloadTooLarge(PayloadRefused):
 
 
 class PayloadSpaceExhausted(PayloadRefused):
-    """Storing the payload would pass the payload store's limit of bytes."""
+    """Storing the payload would pass the payload store's limit of bytes or of arrivals."""
+
+
+class PayloadIncomplete(PayloadRefused):
+    """The payload cannot be finished while chunks of it are missing."""
+
+
+class PayloadAbandoned(PayloadRefused):
+    """Nobody went on with the payload for too long, and what had arrived is no longer here."""

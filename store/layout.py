@@ -12,6 +12,7 @@ prefix        rest of the key                     value
 ``S``         bucket (4 bytes), state key         state value
 ``D``         document name, 0, height            the document from that height on
 ``P``         payload hash                        a small payload
+``L``         payload hash                        size (8 bytes) and chunk hashes of a large one
 ``U``         height                              the state entries that the block replaced
 ============  ==================================  ==========================================
 
@@ -19,7 +20,7 @@ Integers are big-endian, so that keys sort as numbers do; a height has 8 bytes. 
 the prefixes. A change to any of them is a new `FORMAT_VERSION`.
 """
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 META = b"m"
 BLOCK = b"B"
@@ -32,6 +33,7 @@ TRANSACTION = b"T"
 STATE = b"S"
 DOCUMENT = b"D"
 PAYLOAD = b"P"
+CHUNK_LIST = b"L"
 UNDO = b"U"
 
 HEIGHT_BYTES = 8

@@ -3,12 +3,16 @@
 Owns the bytes, and which of them a crash would take. Never touches a file.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from threading import RLock
 
 import numpy as np
 from numpy.typing import NDArray
+from quorate.chain.content import CHUNK_BYTES, compute_chunk_hashes
+from quorate.chain.ids import Hash
 
 from store.disk import BytesLike
+from store.partial_payload import PartialPayload, PartialPayloads, validate_beginning
 from store.payload_contract import PAYLOAD_BYTES_MAX, TOTAL_BYTES_MAX, check_payload, check_space
 
 
@@ -32,6 +36,7 @@ class MemoryPayloadStore:
         self._payloads: dict[bytes, bytes] = {}
         self._staged: dict[bytes, None] = {}
         self._total = 0
+        self._partials = PartialPayloads(RLock(), self._reserve, self._give_back)
 
     def reopen(self) -> "MemoryPayloadStore":
         """Return the payloads as the next process finds them: without those not yet synced."""
@@ -41,11 +46,15 @@ class MemoryPayloadStore:
         for payload_hash, data in self._payloads.items():
             if payload_hash not in self._staged:
                 successor.put_expected(payload_hash, data)
+        for partial in self._partials.get_all():
+            begun = successor.begin(partial.payload_hash, partial.size, partial.chunk_hashes)
+            for index in sorted(set(range(len(partial.chunk_hashes))) - set(partial.missing())):
+                begun.write(index, partial.read(index))
         return successor
 
     @property
     def bytes_total(self) -> int:
-        """The bytes of all payloads together."""
+        """The bytes of all payloads together, with what is still to arrive."""
         return self._total
 
     def put(self, data: BytesLike, *, sync: bool = True) -> bytes:
@@ -56,7 +65,7 @@ class MemoryPayloadStore:
         PayloadTooLarge, PayloadSpaceExhausted
             Nothing was stored.
         """
-        payload_hash = check_payload(data, self._payload_bytes_max)
+        payload_hash, _ = check_payload(data, self._payload_bytes_max)
         self._put(payload_hash, data, sync=sync)
         return payload_hash
 
@@ -103,8 +112,52 @@ class MemoryPayloadStore:
         data = self._payloads.get(payload_hash)
         return None if data is None else np.frombuffer(data, dtype=np.uint8)
 
+    def begin(self, payload_hash: bytes, size: int, chunk_hashes: Sequence[Hash]) -> PartialPayload:
+        """Begin a payload that arrives chunk by chunk, or continue one that has begun.
+
+        Raises
+        ------
+        PayloadMismatch, PayloadTooLarge, PayloadSpaceExhausted
+        """
+        validate_beginning(payload_hash, size, chunk_hashes, self._payload_bytes_max)
+        partial = self._partials.get(payload_hash)
+        if partial is not None:
+            partial.is_continued = True
+            return partial
+        made = MemoryPartial(
+            payload_hash, size, tuple(map(Hash, chunk_hashes)), self._adopt, self._discard
+        )
+        if self.has(payload_hash):
+            made.mark_stored()
+        else:
+            self._partials.add(made, lambda: None)
+        return made
+
+    def get_partial(self, payload_hash: bytes) -> PartialPayload | None:
+        """Return a payload that is arriving, or None."""
+        return self._partials.get(payload_hash)
+
+    def sweep_partials(self) -> int:
+        """Drop what nobody has continued since the last call; return how many that was."""
+        return self._partials.sweep()
+
+    def get_chunk_hashes(self, payload_hash: bytes) -> tuple[Hash, ...] | None:
+        """Return the chunk hashes of a stored payload, or None."""
+        data = self._payloads.get(payload_hash)
+        return None if data is None else compute_chunk_hashes(data)
+
+    def read_chunk(self, payload_hash: bytes, index: int) -> bytes | None:
+        """Return one chunk of a stored payload, or None if there is no such one."""
+        data, start = self._payloads.get(payload_hash), index * CHUNK_BYTES
+        if data is None or not 0 <= start < len(data):
+            return None
+        return data[start : start + CHUNK_BYTES]
+
     def delete(self, payload_hash: bytes) -> bool:
-        """Remove a payload; return whether it was stored."""
+        """Remove a payload, whole or arriving; return whether a whole one was stored."""
+        partial = self._partials.get(payload_hash)
+        if partial is not None:
+            partial.abandon()
         data = self._payloads.pop(payload_hash, None)
         if data is None:
             return False
@@ -132,3 +185,61 @@ class MemoryPayloadStore:
             self._staged[payload_hash] = None
         if sync:
             self.sync()
+        partial = self._partials.get(payload_hash)
+        if partial is not None:
+            partial.supersede()
+
+    def _reserve(self, size: int) -> None:
+        check_space(self._total, size, self._total_bytes_max)
+        self._total += size
+
+    def _give_back(self, size: int) -> None:
+        self._total -= size
+
+    def _adopt(self, partial: "MemoryPartial") -> None:
+        self._discard(partial)
+        self._put(partial.payload_hash, partial.join(), sync=True)
+
+    def _discard(self, partial: "MemoryPartial") -> None:
+        self._partials.remove(partial, is_stored=False)
+
+
+class MemoryPartial(PartialPayload):
+    """A payload that arrives into memory.
+
+    Parameters
+    ----------
+    payload_hash, size, chunk_hashes
+        As `PartialPayload` has them.
+    adopt, discard : callable
+        What makes it a stored payload, and what forgets it.
+    """
+
+    def __init__(
+        self,
+        payload_hash: bytes,
+        size: int,
+        chunk_hashes: tuple[Hash, ...],
+        adopt: Callable[["MemoryPartial"], None],
+        discard: Callable[["MemoryPartial"], None],
+    ) -> None:
+        super().__init__(payload_hash, size, chunk_hashes)
+        self._chunks: dict[int, bytes] = {}
+        self._adopt = adopt
+        self._remove = discard
+
+    def join(self) -> bytes:
+        """Return all bytes of a payload that is whole."""
+        return b"".join(self._chunks[index] for index in range(len(self.chunk_hashes)))
+
+    def _read(self, index: int) -> bytes | None:
+        return self._chunks.get(index)
+
+    def _write(self, index: int, data: BytesLike) -> None:
+        self._chunks[index] = bytes(data)
+
+    def _finish(self) -> None:
+        self._adopt(self)
+
+    def _discard(self) -> None:
+        self._remove(self)

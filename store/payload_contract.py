@@ -3,15 +3,18 @@
 Owns the interface, the default limits and the checks that come before storing. Never stores.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from quorate.chain.content import compute_content_hash
+from quorate.chain.content import compute_chunk_hashes
+from quorate.chain.ids import Hash
+from quorate.chain.merkle import compute_root_of_hashes
 
 from store.disk import BytesLike
 from store.errors import PayloadMismatch, PayloadSpaceExhausted, PayloadTooLarge
+from store.partial_payload import PartialPayload
 
 INLINE_BYTES_MAX = 64 << 10
 """Default size up to which a payload lies in the database."""
@@ -26,7 +29,7 @@ class Payloads(Protocol):
 
     @property
     def bytes_total(self) -> int:
-        """The bytes of all payloads together."""
+        """The bytes of all payloads together, with what is still to arrive."""
         ...
 
     def put(self, data: BytesLike, *, sync: bool = True) -> bytes:
@@ -57,8 +60,28 @@ class Payloads(Protocol):
         """Return a payload as a read-only array that need not be in memory, or None."""
         ...
 
+    def begin(self, payload_hash: bytes, size: int, chunk_hashes: Sequence[Hash]) -> PartialPayload:
+        """Begin a payload that arrives chunk by chunk, or continue one that has begun."""
+        ...
+
+    def get_partial(self, payload_hash: bytes) -> PartialPayload | None:
+        """Return a payload that is arriving, or None."""
+        ...
+
+    def sweep_partials(self) -> int:
+        """Drop what nobody has continued since the last call; return how many that was."""
+        ...
+
+    def get_chunk_hashes(self, payload_hash: bytes) -> tuple[Hash, ...] | None:
+        """Return the chunk hashes of a stored payload, or None."""
+        ...
+
+    def read_chunk(self, payload_hash: bytes, index: int) -> bytes | None:
+        """Return one chunk of a stored payload, or None if there is no such payload or chunk."""
+        ...
+
     def delete(self, payload_hash: bytes) -> bool:
-        """Remove a payload; return whether it was stored."""
+        """Remove a payload, whole or arriving; return whether a whole one was stored."""
         ...
 
     def iterate_hashes(self) -> Iterator[bytes]:
@@ -70,8 +93,10 @@ class Payloads(Protocol):
         ...
 
 
-def check_payload(data: BytesLike, bytes_max: int, expected_hash: bytes | None = None) -> bytes:
-    """Return the hash of a payload that may be stored.
+def check_payload(
+    data: BytesLike, bytes_max: int, expected_hash: bytes | None = None
+) -> tuple[Hash, tuple[Hash, ...]]:
+    """Return the hash of a payload that may be stored, and the hashes of its chunks.
 
     Raises
     ------
@@ -85,13 +110,14 @@ def check_payload(data: BytesLike, bytes_max: int, expected_hash: bytes | None =
         raise PayloadTooLarge(
             f"The payload has {size} bytes, and one payload may have {bytes_max}: send less."
         )
-    payload_hash = compute_content_hash(data)
+    chunk_hashes = compute_chunk_hashes(data)
+    payload_hash = compute_root_of_hashes(chunk_hashes)
     if expected_hash is not None and payload_hash != expected_hash:
         raise PayloadMismatch(
             f"The payload was announced as {expected_hash.hex()} and has the hash "
             f"{payload_hash.hex()}: send the bytes that were announced."
         )
-    return payload_hash
+    return payload_hash, chunk_hashes
 
 
 def check_space(total: int, size: int, total_bytes_max: int) -> None:

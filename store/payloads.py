@@ -1,38 +1,29 @@
 """Payloads, each under its content address: small ones in the database, large ones as files.
 
-A large payload is written to a temporary file, made durable and renamed, so that a file under a
-payload's name is always whole; it is mapped into memory for reading columns. Small payloads may be
-staged in memory and made durable together. What a file holds is checked against its hash whenever
-it is read.
+A large payload is a file (`payload_files`), which is mapped into memory for reading columns, and
+may arrive chunk by chunk (`partial_files`). Small payloads may be staged in memory and made durable
+together.
 
 Owns the bytes, their limit in total, and what crashes leave behind. Never knows what a payload is
 for: the caller says which to keep.
 """
 
 import heapq
-import os
-import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from quorate.chain.content import compute_content_hash
+from quorate.chain.content import CHUNK_BYTES, compute_chunk_hashes
+from quorate.chain.ids import Hash
 
 from store import layout
+from store.chunk_lists import ChunkLists
 from store.database import Batch, Database
-from store.disk import (
-    TEMPORARY_SUFFIX,
-    BytesLike,
-    make_folder,
-    sweep_temporary_files,
-    sync_folder,
-    translate_os_error,
-    translated_errors,
-    write_temporary,
-)
-from store.errors import PayloadDamaged
+from store.disk import BytesLike, translated_errors
+from store.partial_files import FilePartial
+from store.partial_payload import PartialPayload, PartialPayloads, validate_beginning
 from store.payload_contract import (
     INLINE_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
@@ -40,11 +31,10 @@ from store.payload_contract import (
     check_payload,
     check_space,
 )
+from store.payload_files import FILE_NAME, PayloadFiles
 
 STAGED_BYTES_MAX = 8 << 20
 """Staged bytes at which they are made durable without being asked."""
-
-_FILE_NAME = re.compile(r"[0-9a-f]{64}")
 
 
 def measure_payloads(database: Database, folder: Path) -> tuple[int, int]:
@@ -57,7 +47,7 @@ def measure_payloads(database: Database, folder: Path) -> tuple[int, int]:
     sizes = [len(value) for _, value in database.iterate(*layout.get_range(layout.PAYLOAD))]
     with translated_errors(folder):
         if folder.exists():
-            files = (path for path in folder.iterdir() if _FILE_NAME.fullmatch(path.name))
+            files = (path for path in folder.iterdir() if FILE_NAME.fullmatch(path.name))
             sizes += [path.stat().st_size for path in files]
     return len(sizes), sum(sizes)
 
@@ -89,23 +79,21 @@ class PayloadStore:
         total_bytes_max: int = TOTAL_BYTES_MAX,
     ) -> None:
         self._database = database
-        self._folder = folder
         self._inline_bytes_max = inline_bytes_max
         self._payload_bytes_max = payload_bytes_max
         self._total_bytes_max = total_bytes_max
         self._lock = threading.RLock()
         self._staged: dict[bytes, bytes] = {}
         self._staged_bytes = 0
-        self._temporary_count = 0
-        make_folder(folder)
-        sweep_temporary_files(folder)
+        self._files = PayloadFiles(folder, ChunkLists(database))
         self._total = sum(len(value) for _, value in self._iterate_inline())
-        with translated_errors(folder):
-            self._total += sum(self._get_path(name).stat().st_size for name in self._list_files())
+        self._total += sum(self._files.size(name) or 0 for name in self._files.list_hashes())
+        self._partials = PartialPayloads(self._lock, self._reserve, self._give_back)
+        self._files.restore_partials(self._make_partial, self._partials.restore)
 
     @property
     def bytes_total(self) -> int:
-        """The bytes of all payloads together."""
+        """The bytes of all payloads together, with what is still to arrive."""
         return self._total
 
     def put(self, data: BytesLike, *, sync: bool = True) -> bytes:
@@ -124,8 +112,8 @@ class PayloadStore:
             Nothing was stored.
         DiskFull, StorageInaccessible, DatabaseDamaged, StorageClosed
         """
-        payload_hash = check_payload(data, self._payload_bytes_max)
-        self._put(payload_hash, data, sync=sync)
+        payload_hash, chunk_hashes = check_payload(data, self._payload_bytes_max)
+        self._put(payload_hash, chunk_hashes, data, sync=sync)
         return payload_hash
 
     def put_expected(self, payload_hash: bytes, data: BytesLike, *, sync: bool = True) -> None:
@@ -139,8 +127,8 @@ class PayloadStore:
             Nothing was stored.
         DiskFull, StorageInaccessible, DatabaseDamaged, StorageClosed
         """
-        check_payload(data, self._payload_bytes_max, payload_hash)
-        self._put(payload_hash, data, sync=sync)
+        _, chunk_hashes = check_payload(data, self._payload_bytes_max, payload_hash)
+        self._put(payload_hash, chunk_hashes, data, sync=sync)
 
     def sync(self) -> None:
         """Make everything put so far durable; without anything staged, do nothing.
@@ -179,16 +167,7 @@ class PayloadStore:
         StorageInaccessible, DatabaseDamaged, StorageClosed
         """
         inline = self._get_inline(payload_hash)
-        if inline is not None:
-            return inline
-        path = self._get_path(payload_hash)
-        with translated_errors(path):
-            try:
-                data = path.read_bytes()
-            except FileNotFoundError:
-                return None
-        self._verify_file(payload_hash, data)
-        return data
+        return self._files.read(payload_hash) if inline is None else inline
 
     def size(self, payload_hash: bytes) -> int | None:
         """Return the bytes of a payload, or None when it is not stored.
@@ -198,15 +177,7 @@ class PayloadStore:
         StorageInaccessible, DatabaseDamaged, StorageClosed
         """
         inline = self._get_inline(payload_hash)
-        if inline is not None:
-            return len(inline)
-        # Every small payload that is put comes this way, so it is spared a Path of its own.
-        try:
-            return os.stat(f"{self._folder}/{payload_hash.hex()}").st_size  # noqa: PTH116
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise translate_os_error(error, self._get_path(payload_hash)) from error
+        return self._files.size(payload_hash) if inline is None else len(inline)
 
     def open_memmap(self, payload_hash: bytes, *, verify: bool = True) -> NDArray[np.uint8] | None:
         """Return a payload as a read-only array, or None; a large one is mapped from its file.
@@ -232,21 +203,78 @@ class PayloadStore:
         inline = self._get_inline(payload_hash)
         if inline is not None:
             return np.frombuffer(inline, dtype=np.uint8)
-        path = self._get_path(payload_hash)
-        with translated_errors(path):
-            try:
-                if path.stat().st_size == 0:
-                    # An empty file cannot be mapped; only damage leaves one.
-                    self._verify_file(payload_hash, b"")
-                mapped = np.memmap(path, dtype=np.uint8, mode="r")
-            except FileNotFoundError:
-                return None
-        if verify:
-            self._verify_file(payload_hash, mapped.data)
-        return mapped
+        return self._files.map(payload_hash, verify=verify)
+
+    def begin(self, payload_hash: bytes, size: int, chunk_hashes: Sequence[Hash]) -> PartialPayload:
+        """Begin a payload that arrives chunk by chunk, or continue one that has begun.
+
+        What has arrived survives a restart, but for chunks that a power failure takes.
+
+        Raises
+        ------
+        PayloadMismatch
+            The hashes do not belong to the address and the size.
+        PayloadTooLarge, PayloadSpaceExhausted
+            Nothing has changed.
+        DiskFull, StorageInaccessible, DatabaseDamaged, StorageClosed
+        """
+        validate_beginning(payload_hash, size, chunk_hashes, self._payload_bytes_max)
+        with self._lock:
+            partial = self._partials.get(payload_hash)
+            if partial is not None:
+                partial.is_continued = True
+                return partial
+            made = self._make_partial(payload_hash, size, tuple(map(Hash, chunk_hashes)))
+            if self.has(payload_hash):
+                made.mark_stored()
+            else:
+                self._partials.add(made, lambda: self._files.begin(made))
+            return made
+
+    def get_partial(self, payload_hash: bytes) -> PartialPayload | None:
+        """Return a payload that is arriving, or None."""
+        return self._partials.get(payload_hash)
+
+    def sweep_partials(self) -> int:
+        """Drop what nobody has continued since the last call; return how many that was.
+
+        Raises
+        ------
+        StorageInaccessible, DatabaseDamaged, StorageClosed
+        """
+        return self._partials.sweep()
+
+    def get_chunk_hashes(self, payload_hash: bytes) -> tuple[Hash, ...] | None:
+        """Return the chunk hashes of a stored payload, or None.
+
+        Raises
+        ------
+        PayloadDamaged
+            They were lost, and the file no longer has its hash.
+        StorageInaccessible, DatabaseDamaged, StorageClosed
+        """
+        inline = self._get_inline(payload_hash)
+        if inline is not None:
+            return compute_chunk_hashes(inline)
+        return self._files.get_chunk_hashes(payload_hash)
+
+    def read_chunk(self, payload_hash: bytes, index: int) -> bytes | None:
+        """Return one chunk of a stored payload, verified, or None if there is no such one.
+
+        Raises
+        ------
+        PayloadDamaged
+            The file no longer has that chunk.
+        StorageInaccessible, DatabaseDamaged, StorageClosed
+        """
+        inline = self._get_inline(payload_hash)
+        if inline is None:
+            return self._files.read_chunk(payload_hash, index)
+        start = index * CHUNK_BYTES
+        return inline[start : start + CHUNK_BYTES] if 0 <= start < len(inline) else None
 
     def delete(self, payload_hash: bytes) -> bool:
-        """Remove a payload; return whether it was stored.
+        """Remove a payload, whole or arriving; return whether a whole one was stored.
 
         A crash soon afterwards may bring it back; `sweep` then finds it. LevelDB gives up the
         bytes of a small one at a later compaction.
@@ -255,7 +283,9 @@ class PayloadStore:
         ------
         DiskFull, StorageInaccessible, DatabaseDamaged, StorageClosed
         """
-        path = self._get_path(payload_hash)
+        partial = self._partials.get(payload_hash)
+        if partial is not None:
+            partial.abandon()
         with self._lock:
             staged = self._staged.pop(payload_hash, None)
             if staged is not None:
@@ -269,12 +299,9 @@ class PayloadStore:
                 self._database.write(batch, sync=False)
                 self._total -= len(inline)
                 return True
-            with translated_errors(path):
-                try:
-                    size = path.stat().st_size
-                    path.unlink()
-                except FileNotFoundError:
-                    return False
+            size = self._files.delete(payload_hash)
+            if size is None:
+                return False
             self._total -= size
             return True
 
@@ -288,7 +315,7 @@ class PayloadStore:
         with self._lock:
             staged = sorted(self._staged)
             inline = (payload_hash for payload_hash, _ in self._iterate_inline())
-            files = sorted(self._list_files())
+            files = sorted(self._files.list_hashes())
         return heapq.merge(staged, inline, files)
 
     def sweep(self, keep: Callable[[bytes], bool]) -> int:
@@ -312,7 +339,14 @@ class PayloadStore:
                 swept += self.delete(payload_hash)
         return swept
 
-    def _put(self, payload_hash: bytes, data: BytesLike, *, sync: bool) -> None:
+    def _put(
+        self,
+        payload_hash: Hash | bytes,
+        chunk_hashes: Sequence[Hash],
+        data: BytesLike,
+        *,
+        sync: bool,
+    ) -> None:
         size = memoryview(data).nbytes
         is_large = size > self._inline_bytes_max
         with self._lock:
@@ -325,37 +359,50 @@ class PayloadStore:
             if sync or self._staged_bytes >= STAGED_BYTES_MAX:
                 self.sync()
         if is_large and is_new:
-            self._put_file(payload_hash, data)
+            self._put_file(payload_hash, chunk_hashes, data)
         elif is_large:
             # Another thread may have renamed it just now, and not yet made its name durable.
-            with translated_errors(self._folder):
-                sync_folder(self._folder)
+            self._files.sync_names()
+        partial = self._partials.get(payload_hash)
+        if partial is not None:
+            partial.supersede()
 
-    def _put_file(self, payload_hash: bytes, data: BytesLike) -> None:
-        path = self._get_path(payload_hash)
-        with self._lock:
-            self._temporary_count += 1
-            temporary = path.with_name(f"{path.name}.{self._temporary_count}{TEMPORARY_SUFFIX}")
+    def _put_file(self, payload_hash: bytes, chunk_hashes: Sequence[Hash], data: BytesLike) -> None:
         is_stored = False
         try:
-            with translated_errors(path):
-                # Without the lock: seconds may pass, and the same payload may come twice.
-                write_temporary(temporary, data)
-                with self._lock:
-                    if path.exists():
-                        temporary.unlink()
-                    else:
-                        temporary.rename(path)
-                        is_stored = True
-                sync_folder(self._folder)
+            is_stored = self._files.put(payload_hash, chunk_hashes, data)
         finally:
             if not is_stored:
-                with self._lock:
-                    self._total -= memoryview(data).nbytes
+                self._give_back(memoryview(data).nbytes)
 
     def _reserve(self, size: int) -> None:
         check_space(self._total, size, self._total_bytes_max)
         self._total += size
+
+    def _give_back(self, size: int) -> None:
+        with self._lock:
+            self._total -= size
+
+    def _make_partial(
+        self, payload_hash: bytes, size: int, chunk_hashes: tuple[Hash, ...]
+    ) -> FilePartial:
+        return self._files.make_partial(
+            payload_hash, size, chunk_hashes, self._adopt_partial, self._discard_partial
+        )
+
+    def _adopt_partial(self, partial: FilePartial) -> None:
+        if partial.size > self._inline_bytes_max:
+            is_stored = self._files.adopt(partial)
+            self._partials.remove(partial, is_stored=is_stored)
+            return
+        with translated_errors(partial.path):
+            data = partial.path.read_bytes()
+        self._discard_partial(partial)
+        self._put(partial.payload_hash, partial.chunk_hashes, data, sync=True)
+
+    def _discard_partial(self, partial: FilePartial) -> None:
+        self._partials.remove(partial, is_stored=False)
+        self._files.discard(partial)
 
     def _get_inline(self, payload_hash: bytes) -> bytes | None:
         # In this order: what is no longer staged is in the database already.
@@ -365,19 +412,3 @@ class PayloadStore:
     def _iterate_inline(self) -> Iterator[tuple[bytes, bytes]]:
         entries = self._database.iterate(*layout.get_range(layout.PAYLOAD))
         return ((key[len(layout.PAYLOAD) :], value) for key, value in entries)
-
-    def _list_files(self) -> list[bytes]:
-        """Return the hashes of the payloads that are files; other files are left alone."""
-        with translated_errors(self._folder):
-            names = [path.name for path in self._folder.iterdir()]
-        return [bytes.fromhex(name) for name in names if _FILE_NAME.fullmatch(name)]
-
-    def _get_path(self, payload_hash: bytes) -> Path:
-        return self._folder / payload_hash.hex()
-
-    def _verify_file(self, payload_hash: bytes, data: BytesLike) -> None:
-        if compute_content_hash(data) != payload_hash:
-            raise PayloadDamaged(
-                f"The payload in {self._get_path(payload_hash)} is damaged: check the disk, remove "
-                "the file, and start the node again to fetch it from its peers."
-            )

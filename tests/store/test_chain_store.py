@@ -388,7 +388,7 @@ def test_an_unknown_format_is_refused_by_name(database: Database) -> None:
     batch = Batch()
     batch.put(b"mformat", (7).to_bytes(4, "big"))
     database.write(batch, sync=True)
-    with pytest.raises(FormatUnknown, match=r"has format 7, .* understands format 1"):
+    with pytest.raises(FormatUnknown, match=r"has format 7, .* understands format 2"):
         ChainStore(database)
 
 

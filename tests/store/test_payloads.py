@@ -395,7 +395,7 @@ def test_a_failed_put_gives_its_space_back(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("store.payloads.write_temporary", refuse)
+        patched.setattr("store.payload_files.write_temporary", refuse)
         with pytest.raises(DiskFull):
             payloads.put(bytes(1000))
     assert payloads.bytes_total == 0
