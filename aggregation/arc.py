@@ -22,7 +22,7 @@ from aggregation.columns import ColumnSource
 from aggregation.distances import compute_squared_norms
 
 
-def clip_adaptively(source: ColumnSource, num_byzantine: int) -> ColumnSource:
+def clip_adaptively(source: ColumnSource, num_byzantine: int) -> ClippedSource:
     """Return a source of the same updates with the norms of the longest bounded.
 
     Parameters
@@ -33,7 +33,7 @@ def clip_adaptively(source: ColumnSource, num_byzantine: int) -> ColumnSource:
 
     Returns
     -------
-    ColumnSource
+    ClippedSource
     """
     norms = compute_squared_norms(source)
     n = source.n_updates

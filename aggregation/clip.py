@@ -50,6 +50,8 @@ class ClippedSource:
         self.n_updates = source.n_updates
         self.rows_read = source.rows_read
         self.dimension = source.dimension
+        self.clipped = [numerator != denominator for numerator, denominator in ratios]
+        """Which updates are scaled down."""
         self._source = source
         self._ratios = ratios
         self._tables: dict[int, NDArray[np.int16]] = {}
@@ -82,7 +84,7 @@ def scale_down(values: NDArray[np.int16], numerator: int, denominator: int) -> N
     return divide_rounded(values.astype(np.int64) * numerator, denominator).astype(np.int16)
 
 
-def clip(source: ColumnSource, clip_norm: int) -> ColumnSource:
+def clip(source: ColumnSource, clip_norm: int) -> ClippedSource:
     """Return a source of the same updates with their norms bounded.
 
     Parameters
@@ -93,7 +95,7 @@ def clip(source: ColumnSource, clip_norm: int) -> ColumnSource:
 
     Returns
     -------
-    ColumnSource
+    ClippedSource
     """
     return ClippedSource(source, compute_clip_ratios(compute_squared_norms(source), clip_norm))
 

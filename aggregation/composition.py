@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import UINT32_MAX
+from quorate.chain.receipt import ScoreName
 from quorate.chain.task import AggregationRule, Stage
 
 from aggregation.arithmetic import INT16_ABS_MAX
@@ -34,10 +35,21 @@ from aggregation.registry import (
     RoundInputs,
     StageEntry,
 )
+from aggregation.staleness import scale_stale_updates
 from aggregation.verdict import Verdict
 
 _BOUNDING = frozenset({Stage.CLIP, Stage.ARC})
 """The pre-aggregations that bound how far one update goes, and keep the updates apart."""
+_SCORES = {
+    Stage.MEAN: ScoreName.LEAVE_ONE_OUT,
+    Stage.MEDIAN: ScoreName.SURVIVAL,
+    Stage.TRIMMED_MEAN: ScoreName.SURVIVAL,
+    Stage.KRUM: ScoreName.CENTRALITY,
+    Stage.MULTI_KRUM: ScoreName.CENTRALITY,
+    Stage.BULYAN: ScoreName.CENTRALITY,
+    Stage.GEOMETRIC_MEDIAN: ScoreName.WEIGHT,
+    Stage.CENTERED_CLIPPING: ScoreName.CLIPPING,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +74,15 @@ class Aggregate:
         than half an equal weight; less than half of the distance counted.
     saturated : int
         How many integers of the round's updates are +-32767, cut off when they were encoded.
+    clipped : tuple of bool, (n,)
+        Which updates `clip` or `arc` scaled down, behind `bucketing` their bucket.
     """
 
     vector: NDArray[np.int16]
     scores: tuple[int, ...]
     set_aside: tuple[bool, ...]
     saturated: int
+    clipped: tuple[bool, ...]
 
 
 def validate_rule(rule: AggregationRule, updates_min: int) -> None:
@@ -160,6 +175,11 @@ def is_weightable(rule: AggregationRule) -> bool:
     return FINAL_STAGES[last].is_weightable and _BOUNDING.issuperset(front)
 
 
+def get_score_name(rule: AggregationRule) -> ScoreName:
+    """Return what the scores of a valid rule measure."""
+    return ScoreName.IN_DEGREE if Stage.NNM in rule.stages else _SCORES[rule.stages[-1]]
+
+
 def needs_seed(rule: AggregationRule) -> bool:
     """Return whether a stage permutes the updates, so that `aggregate` must be given a seed."""
     return Stage.BUCKETING in rule.stages
@@ -201,6 +221,7 @@ def aggregate(
     updates: Sequence[UpdateColumns],
     example_counts: Sequence[int] | None = None,
     *,
+    staleness_factors: Sequence[int] | None = None,
     seed: bytes | None = None,
     previous: NDArray[np.int16] | None = None,
 ) -> Aggregate:
@@ -214,6 +235,8 @@ def aggregate(
         Never changed. Arrays, or whatever else gives its columns by slices (`UpdateColumns`).
     example_counts : sequence of int, (n,), optional
         0..2^32 - 1 each; the weights of the updates, for a rule that `is_weightable`.
+    staleness_factors : sequence of int, (n,), optional
+        1..2^16 each: what the updates are scaled by before the first stage; see `staleness`.
     seed : bytes, optional
         What a rule that `needs_seed` permutes by: the hash of a block before the one that
         aggregates, so that no participant could choose its place.
@@ -235,7 +258,8 @@ def aggregate(
         the example counts are not one per update or leave their range.
     BoundError
         If the seed or the last aggregate is missing, or given to a rule without use for it, or
-        the last aggregate is not a vector of d integers in +-32767.
+        the last aggregate is not a vector of d integers in +-32767; if the staleness factors are
+        not one per update or leave their range.
     """
     source: ColumnSource
     source = rows = RowSource(updates)
@@ -243,13 +267,19 @@ def aggregate(
     if example_counts is not None:
         _validate_example_counts(rule, example_counts, source.n_updates)
     _validate_kept(rule, source.dimension, seed, previous)
+    if staleness_factors is not None:
+        source = scale_stale_updates(source, staleness_factors)
     inputs = RoundInputs(rule, example_counts, seed or b"", previous)
     verdict: Verdict | None = None
     places = list(range(source.n_updates))
+    clipped = [False] * source.n_updates
     for stage in rule.stages[:-1]:
         result = PRE_AGGREGATIONS[stage].run(source, inputs)
         verdict = verdict or _spread(result.verdict, places)
         source = result.source
+        if result.clipped is not None:
+            found = (result.clipped[place] for place in places)
+            clipped = [before or now for before, now in zip(clipped, found, strict=True)]
         if result.places is not None:
             places = [result.places[place] for place in places]
     final: FinalStage = FINAL_STAGES[rule.stages[-1]]
@@ -258,7 +288,7 @@ def aggregate(
     if verdict is None:
         raise BoundError(f"no stage of {rule.stages} judged the updates")
     vector.flags.writeable = False
-    return Aggregate(vector, verdict.scores, verdict.set_aside, rows.saturated)
+    return Aggregate(vector, verdict.scores, verdict.set_aside, rows.saturated, tuple(clipped))
 
 
 def _spread(verdict: Verdict | None, places: Sequence[int]) -> Verdict | None:

@@ -63,11 +63,14 @@ class PreAggregated:
         On the updates it was given.
     places : list of int or None
         The row of `source` that each update it was given went into; None: its own.
+    clipped : list of bool, (n,), or None
+        Which of the updates it was given it has scaled down.
     """
 
     source: ColumnSource
     verdict: Verdict | None = None
     places: list[int] | None = None
+    clipped: list[bool] | None = None
 
 
 RunPreAggregation = Callable[[ColumnSource, RoundInputs], PreAggregated]
@@ -124,11 +127,13 @@ class FinalStage(StageEntry):
 
 
 def _run_clip(source: ColumnSource, inputs: RoundInputs) -> PreAggregated:
-    return PreAggregated(clip(source, inputs.rule.clip_norm))
+    clipped = clip(source, inputs.rule.clip_norm)
+    return PreAggregated(clipped, clipped=clipped.clipped)
 
 
 def _run_arc(source: ColumnSource, inputs: RoundInputs) -> PreAggregated:
-    return PreAggregated(clip_adaptively(source, inputs.rule.num_byzantine))
+    clipped = clip_adaptively(source, inputs.rule.num_byzantine)
+    return PreAggregated(clipped, clipped=clipped.clipped)
 
 
 def _run_nnm(source: ColumnSource, inputs: RoundInputs) -> PreAggregated:

@@ -20,13 +20,18 @@ from quorate.chain.keys import Domain, PrivateKey
 from quorate.chain.merkle import MerkleProof, compute_proofs, compute_root
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import (
+    Absence,
+    AbsenceReason,
     BlockReceipts,
     MedianMetric,
     RoundOutcome,
     RoundReceipt,
+    ScoreName,
+    SealCause,
     TransactionReceipt,
     UpdateReceipt,
 )
+from quorate.chain.round_policy import RoundMode, StalenessWeighting
 from quorate.chain.task import (
     AggregationRule,
     BelowMinimum,
@@ -152,7 +157,19 @@ SPEC = TaskSpec(
     rule=RULE,
     optimizer=ServerOptimizer(OptimizerName.YOGI, 32768, 58982, 64880, 66),
     codec=UpdateCodec.DENSE_INT16,
-    policy=RoundPolicy(60_000, 4, 8, BelowMinimum.VOID, 1, True, 100),
+    policy=RoundPolicy(
+        60_000,
+        4,
+        8,
+        BelowMinimum.VOID,
+        1,
+        True,
+        100,
+        RoundMode.ASYNCHRONOUS,
+        StalenessWeighting.CONSTANT,
+        5,
+        7,
+    ),
     example_count_max=500,
 )
 PROPOSAL = Proposal(
@@ -264,11 +281,27 @@ def make_receipts() -> BlockReceipts:
                 make_hash("base"),
                 make_hash("weights"),
                 make_hash("set"),
-                (UpdateReceipt(KEYS[1].address, make_hash("payload"), -12, True),),
+                (
+                    UpdateReceipt(
+                        KEYS[1].address, make_hash("payload"), -12, True, True, 1, 46_341, 30, 1
+                    ),
+                ),
                 3,
                 1,
                 2,
                 (MedianMetric("loss", 40_000),),
+                SealCause.EVERYONE,
+                AggregationRule((Stage.CLIP, Stage.MEAN), 1),
+                ScoreName.LEAVE_ONE_OUT,
+                make_hash("seed"),
+                3,
+                1,
+                2,
+                2,
+                (
+                    Absence(KEYS[2].address, AbsenceReason.LEFT),
+                    Absence(KEYS[3].address, AbsenceReason.EXCUSED),
+                ),
             ),
         ),
     )

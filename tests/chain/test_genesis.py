@@ -24,7 +24,7 @@ from tests.chain.samples import KEYS, make_genesis
 
 GENESIS = make_genesis()
 # The nodes of a chain compare this at their handshake: a change of it cuts every chain off.
-GENESIS_HASH = "efc082b74aa5c11346f8239ef8ab4f360efdb7bd85c64609e7031b561ff90ae0"
+GENESIS_HASH = "faf7de1c2c735e0066ad2a5c8153a67a35a9440f81deff09e50298f57948d012"
 
 
 def make_document() -> dict:  # type: ignore[type-arg]

@@ -32,6 +32,15 @@ class ConsensusParameters(Struct, array_like=True, frozen=True, forbid_unknown_f
         block as fit into it together.
     payload_retain_ms : int
         How long, in block time, payloads are kept after their training round closed.
+    transactions_per_sender_max : int
+        How many transactions of one sender a block may hold.
+    registrations_per_account_max : int
+        How many tasks an account may be registered for at a time.
+    tasks_per_account_max : int
+        How many tasks that are not completed an account may have the authority over.
+    update_bytes_per_account_max : int
+        How many bytes of payloads an account's updates may have in training rounds that have not
+        ended.
     """
 
     block_bytes_max: Annotated[int, Meta(ge=4096, le=BLOCK_BYTES_MAX)] = 4 << 20
@@ -41,6 +50,10 @@ class ConsensusParameters(Struct, array_like=True, frozen=True, forbid_unknown_f
     message_delay_ms: Annotated[int, Meta(ge=1, le=600_000)] = 15_000
     aggregation_cost_block_max: Annotated[int, Meta(ge=0, le=2**62)] = 200_000_000
     payload_retain_ms: Annotated[int, Meta(ge=0, le=2**44)] = 3_600_000
+    transactions_per_sender_max: Annotated[int, Meta(ge=1, le=2**32 - 1)] = 4_096
+    registrations_per_account_max: Annotated[int, Meta(ge=1, le=2**32 - 1)] = 1_024
+    tasks_per_account_max: Annotated[int, Meta(ge=1, le=2**32 - 1)] = 1_024
+    update_bytes_per_account_max: Annotated[int, Meta(ge=1, le=2**50)] = 8 << 30
 
     @property
     def root(self) -> Hash:

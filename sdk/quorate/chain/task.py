@@ -9,14 +9,38 @@ from typing import Annotated, assert_never
 
 from msgspec import Meta, Struct
 
-from quorate.chain.ids import INT64_MAX, Name, Uint32, Uint64, WireHash
+from quorate.chain.ids import Name, Uint32, Uint64, WireHash
+from quorate.chain.round_policy import UPDATES_PER_ROUND_MAX, BelowMinimum, RoundPolicy
+
+__all__ = [
+    "DEFAULT_RULE",
+    "FIXED_POINT_ONE",
+    "INT8_BLOCK_VALUES",
+    "INT8_EXPONENT_MAX",
+    "ITERATIONS_MAX",
+    "PARAMETERS_MAX",
+    "PRE_AGGREGATIONS",
+    "STAGES_MAX",
+    "TENSORS_MAX",
+    "TENSOR_RANK_MAX",
+    "UPDATES_PER_ROUND_MAX",
+    "AggregationRule",
+    "BelowMinimum",
+    "OptimizerName",
+    "RoundPolicy",
+    "ServerOptimizer",
+    "Stage",
+    "TaskSpec",
+    "TensorSpec",
+    "UpdateCodec",
+    "UpdateLayout",
+]
 
 TENSORS_MAX = 4096
 TENSOR_RANK_MAX = 8
 PARAMETERS_MAX = 2**30
 """Bound of exact int64 distances: d <= 2^30 (see the aggregation package)."""
 STAGES_MAX = 4
-UPDATES_PER_ROUND_MAX = 4096
 ITERATIONS_MAX = 16
 """Of the rules that iterate: each costs time that grows with the square of the updates."""
 FIXED_POINT_ONE = 1 << 16
@@ -120,13 +144,6 @@ class UpdateLayout(Struct, frozen=True):
         return -(-self.dimension // INT8_BLOCK_VALUES)
 
 
-class BelowMinimum(IntEnum):
-    """What happens to a training round whose deadline passes below its minimum."""
-
-    EXTEND = 0
-    VOID = 1
-
-
 class TensorSpec(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """One tensor of the model: its name, shape, and the scales of its weights and updates.
 
@@ -188,24 +205,6 @@ class ServerOptimizer(Struct, array_like=True, frozen=True, forbid_unknown_field
     momentum: Annotated[int, Meta(ge=0, lt=FIXED_POINT_ONE)] = 0
     second_moment_decay: Annotated[int, Meta(ge=0, lt=FIXED_POINT_ONE)] = 0
     adaptivity: Scaled = 0
-
-
-class RoundPolicy(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
-    """When a training round seals. Times are block time in milliseconds.
-
-    `staleness_max` is the number of training rounds an update's base weights may be behind.
-    `waive_proposer_spread` gives up the rule that proposers with more than a third of the power
-    must have had a block in the round before it seals early or at its deadline.
-    """
-
-    deadline_ms: Annotated[int, Meta(ge=1, le=10**12)]
-    updates_min: Annotated[int, Meta(ge=1, le=UPDATES_PER_ROUND_MAX)]
-    updates_max: Annotated[int, Meta(ge=1, le=UPDATES_PER_ROUND_MAX)]
-    below_minimum: BelowMinimum = BelowMinimum.EXTEND
-    staleness_max: Annotated[int, Meta(ge=0, le=1024)] = 0
-    waive_proposer_spread: bool = False
-    rounds_max: Annotated[int, Meta(ge=0, le=INT64_MAX)] = 0
-    """The task completes after so many finalized training rounds; 0: never by itself."""
 
 
 class TaskSpec(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
