@@ -313,5 +313,5 @@ def test_the_state_of_a_known_chain_is_known() -> None:
     )
     assert (
         chain.state.model_root.hex()
-        == "1822a003ba3872f64a25a453906d232a0746e37b58431d0395e58fefb0afa632"
+        == "9853cb135aef9dd25c3aebdb6694630cae3933bf7747edbb8b4056f930c32a1b"
     )
