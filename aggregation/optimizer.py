@@ -20,6 +20,7 @@ from quorate.chain.task import OptimizerName, ServerOptimizer, TensorSpec
 from aggregation.adagrad import compute_adagrad_moment
 from aggregation.adam import compute_adam_moment
 from aggregation.arithmetic import INT16_ABS_MAX, INT32_MAX, INT32_MIN
+from aggregation.columns import PayloadBytes
 from aggregation.errors import BoundError, RuleError
 from aggregation.moments import compute_adaptive_step, compute_first_moment, compute_start
 from aggregation.momentum import compute_momentum_step, compute_velocity
@@ -106,20 +107,22 @@ def initial_optimizer_state(optimizer: ServerOptimizer, tensors: Sequence[Tensor
 def apply_optimizer(
     optimizer: ServerOptimizer,
     tensors: Sequence[TensorSpec],
-    weights: bytes,
-    state: bytes,
+    weights: bytes | PayloadBytes,
+    state: bytes | PayloadBytes,
     aggregate: NDArray[np.int16],
 ) -> OptimizerStep:
     """Compute the next weights from the current ones and a training round's aggregate.
+
+    Weights and state are read part by part, so only what comes out need fit into memory.
 
     Parameters
     ----------
     optimizer : ServerOptimizer
     tensors : sequence of TensorSpec
         The task's tensors, in order; their sizes add up to d.
-    weights : bytes, 4 * d
+    weights : bytes or PayloadBytes, 4 * d
         Little-endian int32, at each tensor's `weight_fraction_bits`.
-    state : bytes
+    state : bytes or PayloadBytes
         From `initial_optimizer_state` or the step before.
     aggregate : int16, (d,)
         Values in +-32767, at each tensor's `update_fraction_bits`.
@@ -135,18 +138,27 @@ def apply_optimizer(
         the range for which the arithmetic is exact.
     """
     dimension = sum(tensor.size for tensor in tensors)
-    _validate_lengths(optimizer, dimension, weights, state, aggregate)
-    following = np.frombuffer(weights, np.dtype("<i4")).copy()
-    following_state = np.frombuffer(state, np.dtype("<i8")).reshape(-1, dimension).copy()
+    if isinstance(weights, bytes):
+        weights = np.frombuffer(weights, np.uint8)
+    if isinstance(state, bytes):
+        state = np.frombuffer(state, np.uint8)
+    _validate_lengths(optimizer, dimension, weights.size, state.size, aggregate)
+    following = np.empty(dimension, np.dtype("<i4"))
+    following_state = np.empty((state.size // (8 * dimension), dimension), np.dtype("<i8"))
     clamped = 0
     for start, stop, tensor in _get_parts(tensors):
-        step = _compute_step(
-            optimizer, tensor, following_state[:, start:stop], aggregate[start:stop]
-        )
-        step += following[start:stop]
+        part = following_state[:, start:stop]
+        for index, moments in enumerate(part):
+            begin = 8 * (index * dimension + start)
+            moments[:] = state[begin : begin + 8 * (stop - start)].view(np.dtype("<i8"))
+        step = _compute_step(optimizer, tensor, part, aggregate[start:stop])
+        step += weights[WEIGHT_BYTES * start : WEIGHT_BYTES * stop].view(np.dtype("<i4"))
         clamped += int(np.count_nonzero((step < INT32_MIN) | (step > INT32_MAX)))
         following[start:stop] = np.clip(step, INT32_MIN, INT32_MAX)
-    return OptimizerStep(following.tobytes(), following_state.tobytes(), clamped)
+    result = following.tobytes()
+    # What is copied next may be four times as large.
+    del following
+    return OptimizerStep(result, following_state.tobytes(), clamped)
 
 
 def _compute_step(
@@ -178,20 +190,20 @@ def _compute_step(
 def _validate_lengths(
     optimizer: ServerOptimizer,
     dimension: int,
-    weights: bytes,
-    state: bytes,
+    weight_bytes: int,
+    state_bytes: int,
     aggregate: NDArray[np.int16],
 ) -> None:
-    if len(weights) != WEIGHT_BYTES * dimension:
+    if weight_bytes != WEIGHT_BYTES * dimension:
         raise BoundError(
-            f"the weights have {len(weights)} bytes; {dimension} parameters take"
+            f"the weights have {weight_bytes} bytes; {dimension} parameters take"
             f" {WEIGHT_BYTES * dimension}"
         )
-    state_bytes = STATE_BYTES_PER_PARAMETER[optimizer.name] * dimension
-    if len(state) != state_bytes:
+    expected = STATE_BYTES_PER_PARAMETER[optimizer.name] * dimension
+    if state_bytes != expected:
         raise BoundError(
-            f"the state of {optimizer.name} has {len(state)} bytes; {dimension} parameters take"
-            f" {state_bytes}"
+            f"the state of {optimizer.name} has {state_bytes} bytes; {dimension} parameters take"
+            f" {expected}"
         )
     if aggregate.dtype != np.int16 or aggregate.shape != (dimension,):
         raise BoundError(

@@ -37,6 +37,9 @@ class NoPayloads:
     def get(self, _payload_hash: Hash, /) -> None:
         """Return None."""
 
+    def open_memmap(self, _payload_hash: Hash, /) -> None:
+        """Return None."""
+
 
 def make_public_key(index: int) -> PublicKey:
     """Return a public key that nobody has the private key of."""

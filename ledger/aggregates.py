@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from quorate.chain.codec import encode
 from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import PendingError
@@ -19,12 +20,13 @@ from quorate.chain.merkle import EMPTY_ROOT
 from quorate.chain.task import AggregationRule, ServerOptimizer, TensorSpec, UpdateLayout
 
 from aggregation import (
+    PayloadBytes,
     aggregate,
     apply_optimizer,
-    decode_update,
     initial_optimizer_state,
     keeps_aggregate,
     needs_seed,
+    open_update,
 )
 from ledger.context import PayloadSource
 
@@ -156,40 +158,43 @@ class InlineAggregates:
 def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> AggregateOutput:
     """Aggregate a sealed set and take the optimizer's step.
 
+    What goes in is read by slices, so that a set larger than memory can be aggregated: what must
+    fit are the result and some megabytes for every hundred updates.
+
     Raises
     ------
     PendingError
         If a payload, the base weights or the optimizer's state is not here.
     """
-    fetched = {name: payloads.get(name) for name in inputs.payload_hashes}
+    fetched = {name: payloads.open_memmap(name) for name in inputs.payload_hashes}
     missing = tuple(name for name, data in fetched.items() if data is None)
     present = {name: data for name, data in fetched.items() if data is not None}
     if missing:
         raise PendingError(f"{len(missing)} payloads of a training round are not here", missing)
     dimension = inputs.dimension
     vectors = [
-        decode_update(present[update.payload_hash], inputs.layout) for update in inputs.updates
+        open_update(present[update.payload_hash], inputs.layout) for update in inputs.updates
     ]
     counts = [update.example_count for update in inputs.updates] if inputs.is_weighted else None
     has_state = inputs.optimizer_root != EMPTY_ROOT
-    state = bytes(present[inputs.optimizer_root]) if has_state else b""
+    state = present[inputs.optimizer_root] if has_state else np.empty(0, np.uint8)
     kept_bytes = _compute_kept_bytes(inputs.rule, dimension)
     result = aggregate(
         inputs.rule,
         vectors,
         counts,
         seed=inputs.seed if needs_seed(inputs.rule) else None,
-        previous=np.frombuffer(state[:kept_bytes], "<i2").astype(np.int16) if kept_bytes else None,
+        previous=state[:kept_bytes].view("<i2").astype(np.int16) if kept_bytes else None,
     )
     step = apply_optimizer(
         inputs.optimizer,
         inputs.tensors,
-        bytes(present[inputs.base_weights_root]),
-        state[kept_bytes:],
+        present[inputs.base_weights_root],
+        _Tail(state, kept_bytes),
         result.vector,
     )
     kept = result.vector.astype("<i2").tobytes() if kept_bytes else b""
-    following_state = kept + step.state
+    following_state = kept + step.state if kept_bytes else step.state
     return AggregateOutput(
         step.weights,
         compute_content_hash(step.weights),
@@ -200,6 +205,19 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
         result.saturated,
         step.clamped,
     )
+
+
+class _Tail:
+    """What of some bytes stands behind a certain place."""
+
+    def __init__(self, payload: PayloadBytes, first: int) -> None:
+        self.size = payload.size - first
+        self._payload = payload
+        self._first = first
+
+    def __getitem__(self, part: slice, /) -> NDArray[np.uint8]:
+        start, stop, _ = part.indices(self.size)
+        return self._payload[self._first + start : self._first + stop]
 
 
 def make_initial_state(

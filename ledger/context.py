@@ -11,6 +11,8 @@ from quorate.chain.ids import NO_HASH, Address, Hash
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.validators import ValidatorSet
 
+from aggregation import PayloadBytes
+
 
 @dataclass(frozen=True)
 class BlockContext:
@@ -52,3 +54,6 @@ class PayloadSource(Protocol):
 
         Background aggregation calls this from another thread.
         """
+
+    def open_memmap(self, payload_hash: Hash, /) -> PayloadBytes | None:
+        """Return the bytes by slices, which need not be in memory, or None, as `get` does."""

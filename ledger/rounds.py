@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from operator import itemgetter
 
+import numpy as np
 from msgspec.structs import replace
 from quorate.chain.codec import encode
 from quorate.chain.errors import PendingError
@@ -23,7 +24,7 @@ from quorate.chain.receipt import RoundOutcome, RoundReceipt, UpdateReceipt
 from quorate.chain.task import RoundPolicy, TaskSpec
 from quorate.chain.transaction import TaskStatus
 
-from aggregation import compute_cost
+from aggregation import PayloadBytes, compute_cost
 from ledger.aggregates import AggregateInputs, AggregateOutput, AggregateUpdate, compute_aggregate
 from ledger.deadlines import (
     compute_wake,
@@ -255,6 +256,13 @@ class _BlockPayloads:
         """Return the bytes, or None."""
         artifact = self._artifacts.get(payload_hash)
         return self._payloads.get(payload_hash) if artifact is None else artifact
+
+    def open_memmap(self, payload_hash: Hash, /) -> PayloadBytes | None:
+        """Return the bytes by slices, or None."""
+        artifact = self._artifacts.get(payload_hash)
+        if artifact is None:
+            return self._payloads.open_memmap(payload_hash)
+        return np.frombuffer(artifact, np.uint8)
 
 
 def finalize_training_round(

@@ -5,6 +5,8 @@ Owns the context of that question. Never keeps a transaction.
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
 from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.ids import Address, Hash
 from quorate.chain.transaction import CreateTask, SignedTransaction, SubmitUpdate
@@ -40,6 +42,12 @@ class OfferedPayload:
         if payload_hash == self._hash:
             return self._data
         return self._payloads.get(payload_hash)
+
+    def open_memmap(self, payload_hash: Hash, /) -> NDArray[np.uint8] | None:
+        """Return a payload by slices, or None."""
+        if payload_hash == self._hash:
+            return np.frombuffer(self._data, np.uint8)
+        return self._payloads.open_memmap(payload_hash)
 
 
 class LedgerDoor:

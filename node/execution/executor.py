@@ -42,6 +42,7 @@ from node.execution.block_checks import (
 )
 from node.execution.chain_position import POSITION_DOCUMENT, ChainPosition
 from node.execution.evidence_checks import EvidenceChecker
+from node.execution.sliced_payloads import SlicedPayloads
 from node.mempool.verifier import TransactionVerifier
 from store.chain_store import ChainStore, DecidedBlock
 from store.payload_contract import Payloads
@@ -110,6 +111,7 @@ class Executor:
         self._genesis = genesis
         self._store = store
         self._payloads = payloads
+        self._source = SlicedPayloads(payloads)
         self._verifier = verifier
         self._aggregates = aggregates
         self._evidence = EvidenceChecker(genesis.chain_id, store)
@@ -162,7 +164,7 @@ class Executor:
         position = self.position
         time_ms = max(now_ms, position.time_ms + 1)
         context = self._make_context(time_ms, proposer, contents.evidence)
-        execution = BlockExecution(self.state, context, self._payloads, self._aggregates)
+        execution = BlockExecution(self.state, context, self._source, self._aggregates)
         kept: list[bytes] = []
         hashes: list[Hash] = []
         room = self._room_for_transactions(contents.evidence)
@@ -227,7 +229,7 @@ class Executor:
         evidence = self._validate_evidence(block)
         transactions = await self._verify_transactions(block)
         context = self._make_context(block.header.time_ms, block.header.proposer, evidence)
-        execution = BlockExecution(self.state, context, self._payloads, self._aggregates)
+        execution = BlockExecution(self.state, context, self._source, self._aggregates)
         for index, (hash_, signed) in enumerate(transactions):
             if index % SLICE_TRANSACTIONS == SLICE_TRANSACTIONS - 1:
                 await trio.lowlevel.checkpoint()

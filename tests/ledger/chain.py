@@ -9,6 +9,7 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from quorate.chain.codec import encode
 from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
@@ -93,6 +94,10 @@ class Payloads:
 
     def get(self, payload_hash: Hash, /) -> bytes | None:
         return self.held.get(payload_hash)
+
+    def open_memmap(self, payload_hash: Hash, /) -> NDArray[np.uint8] | None:
+        data = self.held.get(payload_hash)
+        return None if data is None else np.frombuffer(data, np.uint8)
 
 
 class SlowAggregates:
