@@ -10,9 +10,11 @@ from node.composition import NodeStorage
 from node.config import Config, render_config
 from node.execution.divergence import DivergenceReports
 from node.home import Home
+from node.mempool.journal import JOURNAL_WAY_OUT
 from store.chain_store import ChainStore
 from store.database import LevelDatabase
 from store.payloads import PayloadStore
+from store.witnessed_database import WitnessedDatabase
 from store.write_ahead_log import WriteAheadLog
 
 
@@ -28,7 +30,7 @@ def open_storage(home: Home, config: Config) -> Iterator[NodeStorage]:
     with ExitStack() as stack:
         database = LevelDatabase(home.blocks_folder)
         stack.callback(database.close)
-        journal = LevelDatabase(home.mempool_folder)
+        journal = WitnessedDatabase(home.mempool_folder, JOURNAL_WAY_OUT)
         stack.callback(journal.close)
         payloads = PayloadStore(
             database,

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Protocol
 
 import plyvel
-from quorate.chain.errors import InvariantError
+from quorate.chain.errors import InvariantError, StorageError
 
 from store.disk import lock_folder, make_folder, translated_errors
 from store.errors import DatabaseDamaged, DatabaseLocked, StorageClosed
-from store.level_errors import describe_damage, translate_level_error
+from store.level_errors import CHAIN_WAY_OUT, describe_damage, translate_level_error
 
 BLOCK_CACHE_BYTES = 16 << 20
 WRITE_BUFFER_BYTES = 8 << 20
@@ -110,6 +110,8 @@ class LevelDatabase:
     ----------
     folder : Path
         Created when absent.
+    way_out : str
+        What may be done if it is damaged and there is no backup; the end of a sentence.
 
     Raises
     ------
@@ -120,8 +122,9 @@ class LevelDatabase:
     DiskFull, StorageInaccessible
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, way_out: str = CHAIN_WAY_OUT) -> None:
         self._folder = folder
+        self._way_out = way_out
         make_folder(folder)
         # LevelDB's own lock is lost as soon as anything else in this process opens and closes
         # its LOCK file, so this one is what counts.
@@ -133,7 +136,7 @@ class LevelDatabase:
             )
         self._lock = lock
         try:
-            self._level = _open_level(folder)
+            self._level = _open_level(folder, way_out)
         except BaseException:
             # Whatever went wrong, the lock must not outlive the attempt.
             close_descriptor(lock)
@@ -152,7 +155,7 @@ class LevelDatabase:
         try:
             value: bytes | None = self._get(key, verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
-            raise translate_level_error(error, self._folder) from error
+            raise self._translate(error) from error
         return value
 
     def iterate(
@@ -167,7 +170,7 @@ class LevelDatabase:
         try:
             cursor: _Cursor = self._level.raw_iterator(verify_checksums=True)
         except (plyvel.Error, RuntimeError) as error:
-            raise translate_level_error(error, self._folder) from error
+            raise self._translate(error) from error
         walk = _walk_backward if reverse else _walk_forward
         return self._iterate(cursor, walk(cursor, start, stop))
 
@@ -201,7 +204,7 @@ class LevelDatabase:
                         put(key, value)
                 level_batch.write()
             except (plyvel.Error, RuntimeError) as error:
-                raise translate_level_error(error, self._folder) from error
+                raise self._translate(error) from error
             self._is_writable = True
 
     def close(self) -> None:
@@ -216,13 +219,16 @@ class LevelDatabase:
             close_descriptor(self._lock)
             self._lock = -1
 
+    def _translate(self, error: Exception) -> StorageError:
+        return translate_level_error(error, self._folder, self._way_out)
+
     def _iterate(
         self, cursor: _Cursor, entries: Iterator[tuple[bytes, bytes]]
     ) -> Iterator[tuple[bytes, bytes]]:
         try:
             yield from entries
         except (plyvel.Error, RuntimeError) as error:
-            raise translate_level_error(error, self._folder) from error
+            raise self._translate(error) from error
         finally:
             cursor.close()
 
@@ -303,13 +309,13 @@ class MemoryDatabase:
             raise StorageClosed("The database in memory is closed.")
 
 
-def _open_level(folder: Path) -> plyvel.DB:
+def _open_level(folder: Path, way_out: str) -> plyvel.DB:
     with translated_errors(folder):
         names = {path.name for path in folder.iterdir()}
     has_data = any(name.startswith("MANIFEST-") or name.endswith(".ldb") for name in names)
     if has_data and "CURRENT" not in names:
         # LevelDB would take the folder for an empty one and delete what is in it.
-        raise DatabaseDamaged(describe_damage(folder, "the file CURRENT is missing"))
+        raise DatabaseDamaged(describe_damage(folder, "the file CURRENT is missing", way_out))
     try:
         return plyvel.DB(
             str(folder),
@@ -322,7 +328,7 @@ def _open_level(folder: Path) -> plyvel.DB:
             bloom_filter_bits=BLOOM_FILTER_BITS,
         )
     except plyvel.Error as error:
-        raise translate_level_error(error, folder) from error
+        raise translate_level_error(error, folder, way_out) from error
 
 
 def _walk_forward(cursor: _Cursor, start: bytes, stop: bytes) -> Iterator[tuple[bytes, bytes]]:

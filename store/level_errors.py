@@ -14,6 +14,12 @@ from quorate.chain.errors import StorageError
 from store.disk import translate_os_error
 from store.errors import DatabaseDamaged, DatabaseLocked, StorageClosed
 
+CHAIN_WAY_OUT = (
+    "move it away, keep the validator's last-signed record where it is, and start the node again "
+    "to fetch the chain from its peers"
+)
+"""What a node may do about a database of decided blocks, if there is no backup of it."""
+
 # A missing file is not among them: it is damage.
 _OS_ERRORS = tuple(
     (code, os.strerror(code))
@@ -31,7 +37,9 @@ _OS_ERRORS = tuple(
 )
 
 
-def translate_level_error(error: Exception, folder: Path) -> StorageError:
+def translate_level_error(
+    error: Exception, folder: Path, way_out: str = CHAIN_WAY_OUT
+) -> StorageError:
     """Return the store's error for one that plyvel raised, with the way out in its message.
 
     Parameters
@@ -40,6 +48,8 @@ def translate_level_error(error: Exception, folder: Path) -> StorageError:
         plyvel raises RuntimeError when the database is closed.
     folder : Path
         The database's folder.
+    way_out : str
+        What may be done about damage, if there is no backup.
 
     Returns
     -------
@@ -59,13 +69,12 @@ def translate_level_error(error: Exception, folder: Path) -> StorageError:
         for code, sentence in _OS_ERRORS:
             if sentence in text:
                 return translate_os_error(OSError(code, sentence), folder)
-    return DatabaseDamaged(describe_damage(folder, text))
+    return DatabaseDamaged(describe_damage(folder, text, way_out))
 
 
-def describe_damage(folder: Path, detail: str) -> str:
+def describe_damage(folder: Path, detail: str, way_out: str = CHAIN_WAY_OUT) -> str:
     """Return the sentence about a damaged database, with the way out."""
     return (
         f"The database in {folder} is damaged ({detail}): check the disk, then restore the folder "
-        "from a backup; or move it away, keep the validator's last-signed record where it is, and "
-        "start the node again to fetch the chain from its peers."
+        f"from a backup; or {way_out}."
     )

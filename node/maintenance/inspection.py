@@ -21,13 +21,14 @@ from node.execution.chain_position import POSITION_DOCUMENT, decode_position
 from node.home import Home
 from node.key_files import read_validator_key
 from node.maintenance.stopped_node import lock_stopped
-from node.mempool.journal import count_records
+from node.mempool.journal import JOURNAL_WAY_OUT, count_records
 from store.chain_store import ChainStore
 from store.database import LevelDatabase
 from store.disk import translated_errors
 from store.level_snapshot import snapshot_level
 from store.payloads import measure_payloads
 from store.segment_folder import MemorySegmentFolder, read_segments
+from store.witnessed_database import WitnessedDatabase
 from store.write_ahead_log import MemoryWriteAheadLog
 
 SCRATCH_PREFIX: Final = "inspect-"
@@ -146,7 +147,7 @@ def _describe_log(home: Home, height: int | None) -> Summary:
 def _describe_mempool(home: Home, scratch: Path) -> Summary:
     folder = scratch / "mempool"
     snapshot_level(home.mempool_folder, folder)
-    database = LevelDatabase(folder)
+    database = WitnessedDatabase(folder, JOURNAL_WAY_OUT)
     try:
         return {"own_pending_transactions": count_records(database)}
     finally:

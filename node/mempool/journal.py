@@ -30,6 +30,12 @@ GROUP_BYTES_MAX: Final = 32 << 20
 
 RECORD_BYTES_MAX: Final = TRANSACTION_BYTES_MAX + PAYLOAD_JOURNALED_BYTES_MAX + 64
 
+JOURNAL_WAY_OUT: Final = (
+    "move the folder data/mempool away and start the node again: what users submitted here and no "
+    "block holds yet must then be submitted again"
+)
+"""What may be done about a damaged journal, if there is no backup of it."""
+
 _FORMAT_KEY: Final = b"format"
 _FORMAT: Final = b"quorate/mempool/1"
 _RECORDS: Final = b"r"
@@ -109,9 +115,8 @@ class Journal:
                 record = decode(JournalRecord, value, RECORD_BYTES_MAX)
             except DecodeError as error:
                 raise DatabaseDamaged(
-                    f"The mempool's journal holds a record that cannot be read ({error}): remove "
-                    "the folder data/mempool to start without it; what users submitted and no "
-                    "block holds yet must then be submitted again."
+                    f"The mempool's journal holds a record that cannot be read ({error}): "
+                    f"{JOURNAL_WAY_OUT}."
                 ) from error
             self._next_sequence = int.from_bytes(key[len(_RECORDS) :], "big") + 1
             if self._keys.setdefault(record.hash, key) is not key:

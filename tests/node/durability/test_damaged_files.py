@@ -4,16 +4,21 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from quorate.chain.errors import QuorateError
+from quorate.chain.transaction import Transfer
 
+from ledger.state import State
 from node.home import Home
+from node.mempool.journal import Journal, JournalRecord
 from node.storage import open_storage
 from store.database import LevelDatabase
 from store.errors import DatabaseDamaged
-from tests.node.cluster import make_key
+from tests.node.cluster import USERS, make_key, sign
 from tests.node.durability.file_cluster import assert_nothing_signed_twice, open_file_cluster
-from tests.node.durability.recordings import Recording
+from tests.node.durability.recordings import DIMENSION, Recording
+from tests.node.test_training import Trainer
 
 Harm = Callable[[Path], None]
 DAMAGED = b"refused to its reader"
@@ -170,7 +175,47 @@ def read_entries(folder: Path, scratch: Path) -> list[tuple[bytes, bytes]]:
 async def test_each_file_of_the_journal(training_run: Recording, tmp_path: Path) -> None:
     home = Home(training_run.folder / "0")
     files = list_files(home, home.mempool_folder)
-    assert_way_out(await try_all(training_run, files, HARMS[:4], tmp_path))
+    outcomes = await try_all(training_run, files, HARMS[:4], tmp_path)
+    assert_way_out(outcomes)
+    # Nobody else has what it holds: whoever moves it away is told what that means.
+    refusals = [sentence for sentence in outcomes.values() if sentence is not None]
+    assert len(refusals) > 4
+    assert all("must then be submitted again" in sentence for sentence in refusals)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+async def test_a_journal_with_pending_transactions(
+    training_run: Recording, tmp_path: Path, harm: Harm
+) -> None:
+    """What was accepted is pending again, or the node refuses: it is never lost in silence."""
+    pending = 3
+    home = training_run.copy(tmp_path / "net" / "0")
+    with open_storage(home, training_run.config) as storage:
+        records = [
+            JournalRecord(sign(USERS[7], nonce, Transfer(USERS[6].address, 1)), None)
+            for nonce in range(pending)
+        ]
+        await Journal(storage.journal).append(records)
+    files = list_files(home, home.mempool_folder)
+    shutil.copytree(home.folder, tmp_path / "whole")
+    refused = 0
+    for name in files:
+        harm(home.folder / name)
+        sentence = await start_harmed(training_run, tmp_path / "net")
+        if sentence is None:
+            assert get_nonce(home, training_run) == pending
+        else:
+            refused += 1
+            assert "must then be submitted again" in sentence
+        shutil.rmtree(home.folder)
+        shutil.copytree(tmp_path / "whole", home.folder)
+    assert refused
+
+
+def get_nonce(home: Home, recording: Recording) -> int:
+    with open_storage(home, recording.config) as storage:
+        state = State(storage.chain, recording.genesis)
+        return state.get_account(USERS[7].address).nonce
 
 
 async def test_each_payload_file(training_run: Recording, tmp_path: Path) -> None:
@@ -179,6 +224,32 @@ async def test_each_payload_file(training_run: Recording, tmp_path: Path) -> Non
     files = list_files(home, home.payloads_folder)
     outcomes = await try_all(training_run, files, (flip_middle, remove), tmp_path)
     assert_way_out(outcomes)
+
+
+@pytest.mark.parametrize("harm", [flip_middle, cut_in_half, remove])
+async def test_the_weights_in_force(tmp_path: Path, harm: Harm) -> None:
+    """Damaged ones stop the node that needs them; what it is told to do brings them back."""
+    async with open_file_cluster(tmp_path, 4) as cluster:
+        for member in cluster.members:
+            await cluster.start(member)
+        trainer = Trainer(cluster, DIMENSION)  # type: ignore[arg-type]
+        await trainer.begin()
+        await trainer.run_round(0)
+        victim = cluster.members[3]
+        weights = victim.home.payloads_folder / trainer.tasks()[0].record.weights_root.hex()
+        await cluster.stop(victim)
+        harm(weights)
+        await cluster.start(victim)
+        for user in range(5):
+            await trainer.update(user, np.arange(DIMENSION) % 5 + user)
+        if harm is not remove:
+            sentence = str(await cluster.fail(victim))
+            assert f"{weights} is damaged" in sentence
+            assert "remove the file, and start the node again to fetch it" in sentence
+            weights.unlink()
+            await cluster.start(victim)
+        await trainer.wait_for_round(2)
+        assert len({task.record.weights_root for task in trainer.tasks()}) == 1
 
 
 def test_no_reader_is_given_a_damaged_payload(training_run: Recording, tmp_path: Path) -> None:
