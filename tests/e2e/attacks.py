@@ -284,7 +284,11 @@ async def _come_and_go(target: Target, address: str, counts: Counter[str]) -> No
 
 
 async def garbage(target: Target, counts: Counter[str]) -> None:
-    """Random bytes on every protocol id, on the bare socket, and well-framed nonsense on a link."""
+    """Random bytes on every protocol id, on the bare socket, and well-framed nonsense on a link.
+
+    A node serves three protocols (`Target.link`, `Target.request`, `ANNOUNCE`); the others are
+    refused before a byte of garbage can be sent on them, and so are only among those tried.
+    """
     async with trio.open_nursery() as nursery:
         for address in target.addresses:
             nursery.start_soon(_talk_nonsense, target, address, counts)
@@ -314,6 +318,7 @@ async def _talk_nonsense(target: Target, address: str, counts: Counter[str]) -> 
         async with trio.open_nursery() as nursery:
             await peer.start(nursery)
             for protocol in draw.sample(protocols, len(protocols)):
+                counts["tried"] += 1
                 with suppress(Exception), trio.fail_after(1):
                     wire = await peer.host.open_wire(await peer.connect(address), protocol)
                     await wire.write(os.urandom(draw.choice((1, 50, 5_000))))

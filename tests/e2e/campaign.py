@@ -137,6 +137,8 @@ class Verdict:
         Pieces of it in the blocks.
     seconds : float
         From the first block to the last one compared.
+    lost : int
+        Packets that cables between namespaces lost on purpose.
     """
 
     heights: int = 0
@@ -144,6 +146,7 @@ class Verdict:
     training_rounds: int = 0
     evidence: int = 0
     seconds: float = 0.0
+    lost: int = 0
 
 
 @dataclass
@@ -237,7 +240,7 @@ class Campaign:
 
     def judge(self) -> Verdict:
         """Heal, drain, and compare everything; an `AssertionError` says what is wrong."""
-        verdict = Verdict()
+        verdict = Verdict(lost=self.wiring.n_lost)
         for worker in self.workers:
             worker.stop()
         witness = self.honest[0]

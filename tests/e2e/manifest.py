@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
 Topology = Literal["mesh", "ring", "line", "star"]
+Wires = Literal["relay", "namespaces"]
 Kind = Literal["kill", "freeze", "restart", "disconnect", "delay", "loss"]
 Behaviour = Literal["equivocate", "withhold", "wrong_root", "false_status", "everything"]
 
@@ -33,7 +34,7 @@ class Fault:
     node : int
     kind : str
         ``kill`` (SIGKILL), ``freeze`` (SIGSTOP), ``restart`` (SIGTERM, then start), ``disconnect``
-        (its links carry nothing), ``delay`` and ``loss`` of what it sends.
+        (its links carry nothing), ``delay`` and ``loss`` of what its links carry, both ways.
     delay_ms, loss_percent : int
     """
 
@@ -75,7 +76,7 @@ class Manifest:
     late_joiners: int = 0
     late_join_s: float = 3.0
     topology: Topology = "mesh"
-    wiring: Literal["relay", "namespaces"] = "relay"
+    wiring: Wires = "relay"
     participants: int = 2
     senders: int = 2
     seconds: float = 10.0
@@ -175,16 +176,24 @@ def _write(value: float | str) -> str:
     return f'"{value}"' if isinstance(value, str) else repr(value)
 
 
-def generate(seed: int, seconds: float = 20.0) -> Manifest:
-    """Draw a manifest: the same one for the same seed.
+def generate(
+    seed: int,
+    seconds: float = 20.0,
+    wiring: Wires = "relay",
+    *,
+    has_liar: bool | None = None,
+) -> Manifest:
+    """Draw a manifest: the same one for the same seed. Packets are lost in namespaces alone.
 
+    Whether a validator is byzantine is drawn as well, unless `has_liar` says.
     At no time are more than f validators faulty, byzantine ones included, so that the network is
     to go on all the while; a network without a byzantine one has a fault about half of the time.
     """
     draw = random.Random(seed)
     validators = draw.choice((4, 4, 4, 5))
     byzantine: dict[int, Behaviour] = {}
-    if draw.random() < 0.3:
+    is_drawn = draw.random() < 0.3
+    if is_drawn if has_liar is None else has_liar:
         byzantine[draw.randrange(validators)] = draw.choice(get_args(Behaviour))
     full_nodes, late_joiners = draw.randrange(2), draw.randrange(2)
     n_early = validators + full_nodes
@@ -193,10 +202,13 @@ def generate(seed: int, seconds: float = 20.0) -> Manifest:
     targets = [number for number in range(n_early) if number not in byzantine]
     if byzantine or topology == "ring":
         targets = [number for number in targets if number >= validators]
+    kinds: tuple[Kind, ...] = ("kill", "kill", "freeze", "restart", "disconnect", "delay")
+    if wiring == "namespaces":
+        kinds += ("loss", "loss")
     faults: list[Fault] = []
     now_s = 1.0
     while targets:
-        kind: Kind = draw.choice(("kill", "kill", "freeze", "restart", "disconnect", "delay"))
+        kind = draw.choice(kinds)
         lasting_s = round(draw.uniform(0.2, seconds / 4), 1)
         if now_s + lasting_s + 1 > seconds:
             break
@@ -218,6 +230,7 @@ def generate(seed: int, seconds: float = 20.0) -> Manifest:
         late_joiners=late_joiners,
         late_join_s=round(draw.uniform(1, seconds / 2), 1),
         topology=topology,
+        wiring=wiring,
         participants=draw.randrange(1, 4),
         senders=draw.randrange(1, 4),
         seconds=seconds,

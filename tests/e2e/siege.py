@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -73,11 +73,17 @@ class Siege:
     began: float = field(default_factory=time.monotonic)
     samples: list[Sample] = field(default_factory=list)
 
-    def watch(self, seconds: float) -> float:
-        """Look for a while; return how many blocks a second the slowest honest node decided."""
+    def watch(self, seconds: float, is_over: Callable[[], bool] = lambda: False) -> float:
+        """Look for a while, or until something is over.
+
+        Returns
+        -------
+        float
+            How many blocks a second the slowest honest node decided.
+        """
         ends = time.monotonic() + seconds
         first, began = self._get_heights(), time.monotonic()
-        while (left_s := ends - time.monotonic()) > 0:
+        while (left_s := ends - time.monotonic()) > 0 and not is_over():
             self._sample()
             time.sleep(min(SAMPLE_S, left_s))
         elapsed = time.monotonic() - began
@@ -86,10 +92,15 @@ class Siege:
         )
 
     def attack(self, names: Sequence[str], seconds: float) -> tuple[float, dict[str, int]]:
-        """Attack in several ways at once; return blocks a second meanwhile, and what was done."""
+        """Attack in several ways at once; return blocks a second meanwhile, and what was done.
+
+        Attacks that are bound to a number of peers or streams may be over sooner.
+        """
         attackers = [self._start(name, seconds) for name in names]
         try:
-            rate = self.watch(seconds)
+            rate = self.watch(
+                seconds, lambda: all(attacker.poll() is not None for attacker in attackers)
+            )
             counts: dict[str, int] = {}
             for attacker in attackers:
                 out, err = attacker.communicate(timeout=STOP_S)
@@ -198,12 +209,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--attacks", nargs="+", choices=list(ATTACKS), default=list(ATTACKS))
     chosen = parser.parse_args()
     marks: list[tuple[float, str]] = []
     with tempfile.TemporaryDirectory() as folder, open_siege(Path(folder)) as siege:
         print("| attack | blocks/s before | blocks/s meanwhile | memory, MB | what was done |")
         print("| --- | --- | --- | --- | --- |")
-        for name in ATTACKS:
+        for name in chosen.attacks:
             base = siege.watch(REST_S)
             marks.append((time.monotonic() - siege.began, name))
             rate, counts = siege.attack([name], chosen.seconds)

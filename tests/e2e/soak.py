@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -24,12 +24,14 @@ from quorate.client import Client
 from quorate.errors import ConnectionFailedError, RpcError
 
 from node.config import Config
+from node.key_files import read_validator_key
 from tests.e2e.attacks import ATTACKS, Target, write_target
 from tests.e2e.campaign import Campaign, Verdict, make_test_environment, open_campaign
 from tests.e2e.manifest import Manifest, generate, write_manifest
 from tests.e2e.network import CHAIN_ID, CONFIG
 from tests.e2e.plot import Panel, draw_panels
 from tests.e2e.siege import read_memory_mb
+from tests.e2e.workers import TASK_NAME, make_worker_key
 
 SAMPLE_S = 1.0
 ANSWER_S = 0.5
@@ -38,6 +40,12 @@ ATTACK_S = (5.0, 15.0)
 PAUSE_S = (2.0, 10.0)
 MINUTES_MAX = 9.0
 """A manifest lasts no longer than ten; a longer soak is several networks in a row."""
+NETWORKS_MIN = 2
+"""One has a byzantine validator, the next one faults of honest ones in its place, and so on."""
+NETWORK_S_MIN = 40.0
+HOSTILE_PARTICIPANTS = 3
+HOSTILE_NUMBER = 190
+"""Of the first worker's key that is a hostile participant's."""
 WITHOUT_AN_INSIDER = [name for name in ATTACKS if name != "far_votes"]
 # Logs of hours stay readable, and the disk figure shows the chain.
 SOAK_CONFIG = replace(CONFIG, log_level="warning")
@@ -55,6 +63,8 @@ class Observations:
         From a worker's first attempt to the acknowledgement.
     marks : list of (float, str)
         When an attack began.
+    done : dict of str to int
+        What the attackers have done, and how often.
     """
 
     memory_mb: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
@@ -62,6 +72,7 @@ class Observations:
     rate: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     latency_s: list[tuple[float, float]] = field(default_factory=list)
     marks: list[tuple[float, str]] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)
 
     def draw(self) -> str:
         return draw_panels(
@@ -83,20 +94,31 @@ class Attackers:
     folder : Path
         Where the target's description goes.
     seed : int
-    mark : callable
-        Told the name of each attack that begins.
+    seen : Observations
+        Takes the name of each attack that begins, and what it has done.
+    began_s : float
+        When the network began, in the time of what is seen.
     """
 
     def __init__(
-        self, campaign: Campaign, folder: Path, seed: int, mark: Callable[[float, str], None]
+        self, campaign: Campaign, folder: Path, seed: int, seen: Observations, began_s: float
     ) -> None:
         self._draw = random.Random(seed)
-        self._mark = mark
+        self._seen = seen
+        self._began_s = began_s
         self._process: subprocess.Popen[bytes] | None = None
         self._next_s = self._draw.uniform(*PAUSE_S)
         self._target_file = folder / "target.json"
+        self._counts_file = folder / "counts.json"
         honest = campaign.honest[:4]
-        status = honest[0].client.status()
+        client = honest[0].client
+        status, task = client.status(), client.task(TASK_NAME)
+        hostile = [make_worker_key(HOSTILE_NUMBER + i) for i in range(HOSTILE_PARTICIPANTS)]
+        for key in hostile:
+            client.wait_for_transaction(client.register(key, task.task_id).hash)
+        liars = [campaign.members[number] for number in campaign.manifest.byzantine]
+        insiders = [read_validator_key(each.node.home.validator_key_file) for each in liars]
+        self._names = list(ATTACKS) if insiders else WITHOUT_AN_INSIDER
         addresses = [campaign.wiring.addresses[member.number] for member in honest]
         target = Target(
             chain_id=CHAIN_ID,
@@ -108,6 +130,10 @@ class Attackers:
             genesis_hash=status.genesis_hash.hex(),
             protocol_version=1,
             validators=[member.node.validator_address for member in honest],
+            insider_seed=insiders[0].seed.hex() if insiders else "",
+            participant_seeds=tuple(key.seed.hex() for key in hostile),
+            task_id=task.task_id.hex(),
+            weights_root=task.weights_root.hex(),
         )
         write_target(self._target_file, target)
 
@@ -115,21 +141,26 @@ class Attackers:
         if now_s < self._next_s:
             return
         self.stop()
-        name, seconds = self._draw.choice(WITHOUT_AN_INSIDER), self._draw.uniform(*ATTACK_S)
+        name, seconds = self._draw.choice(self._names), self._draw.uniform(*ATTACK_S)
         command = [sys.executable, "-P", "-m", "tests.e2e.attacks", name, str(seconds)]
-        self._process = subprocess.Popen(
-            [*command, str(self._target_file)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=make_test_environment(),
-        )
-        self._mark(now_s, name)
+        with self._counts_file.open("wb") as counts:
+            self._process = subprocess.Popen(
+                [*command, str(self._target_file)],
+                stdout=counts,
+                stderr=subprocess.DEVNULL,
+                env=make_test_environment(),
+            )
+        self._seen.marks.append((self._began_s + now_s, name))
         self._next_s = now_s + seconds + self._draw.uniform(*PAUSE_S)
 
     def stop(self) -> None:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+            self._process = None
+            # One that was cut short has not said what it did.
+            with suppress(json.JSONDecodeError):
+                self._seen.done.update(json.loads(self._counts_file.read_text()))
 
 
 class Observer:
@@ -201,9 +232,7 @@ def soak(
     config: Config = SOAK_CONFIG
     with open_campaign(manifest, folder, config) as campaign:
         observer = Observer(campaign, seen, began_s)
-        attackers = Attackers(
-            campaign, folder, seed, lambda now_s, name: seen.marks.append((began_s + now_s, name))
-        )
+        attackers = Attackers(campaign, folder, seed, seen, began_s)
 
         def tick(now_s: float) -> None:
             observer.tick(now_s)
@@ -227,17 +256,18 @@ def main() -> int:
     chosen.out.mkdir(parents=True, exist_ok=True)
     print(f"python -m tests.e2e.soak --minutes {chosen.minutes:g} --seed {chosen.seed}")
     seen, verdicts = Observations(), []
-    began, seed, ends_s = time.monotonic(), chosen.seed, chosen.minutes * 60
+    began, ends_s = time.monotonic(), chosen.minutes * 60
+    network_s = min(max(ends_s / NETWORKS_MIN, NETWORK_S_MIN), MINUTES_MAX * 60)
     try:
         while (now_s := time.monotonic() - began) < ends_s - 5:
-            seconds = min(ends_s - now_s, MINUTES_MAX * 60)
-            manifest = replace(generate(seed, max(seconds, 10.0)), wiring="relay")
+            seed = chosen.seed + len(verdicts)
+            seconds = max(min(ends_s - now_s, network_s), 10.0)
+            manifest = generate(seed, seconds, has_liar=len(verdicts) % 2 == 0)
             (chosen.out / f"{manifest.name}.toml").write_text(write_manifest(manifest))
             with tempfile.TemporaryDirectory(prefix="quorate-soak-") as folder:
                 verdict = soak(manifest, Path(folder), seed, seen, now_s)
             print(f"{manifest.name}: {verdict}", flush=True)
             verdicts.append({"name": manifest.name} | asdict(verdict))
-            seed += 1
     finally:
         (chosen.out / "soak.svg").write_text(seen.draw())
         document = {"verdicts": verdicts, "observations": asdict(seen)}

@@ -18,7 +18,7 @@ from tests.e2e.manifest import (
     write_manifest,
 )
 from tests.e2e.network import open_network
-from tests.e2e.wiring import why_no_impairment, why_no_namespaces
+from tests.e2e.wiring import why_no_namespaces
 
 MANIFESTS = {path.stem: path for path in sorted(Path(__file__).parent.glob("manifests/*.toml"))}
 QUICK = "quick"
@@ -62,6 +62,8 @@ def test_seeds_draw_networks_that_can_go_on() -> None:
     }  # fmt: skip
     assert {manifest.topology for manifest in drawn} == {"mesh", "ring"}
     assert any(manifest.late for manifest in drawn)
+    spaced = [generate(seed, 60, "namespaces") for seed in range(100)]
+    assert kinds | {"loss"} == {fault.kind for manifest in spaced for fault in manifest.faults}
 
 
 @pytest.mark.parametrize(
@@ -131,12 +133,30 @@ def test_seed(seed: int, tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in MANIFESTS if read(name).wiring == "namespaces"])
 def test_namespaces(name: str, tmp_path: Path) -> None:
-    loses = any(fault.kind in ("loss", "delay") for fault in read(name).faults)
-    if reason := why_no_impairment() if loses else why_no_namespaces():
+    if reason := why_no_namespaces():
         pytest.skip(f"{name}: {reason}")
     done = run_in_namespace(MANIFESTS[name], tmp_path)
     assert done.returncode == 0, done.stderr[-4000:]
     assert done.stdout.startswith("Verdict("), done.stdout
+    (lost,) = re.findall(r"lost=(\d+)\)", done.stdout)
+    loses = any(fault.kind == "loss" for fault in read(name).faults)
+    assert (int(lost) > 0) == loses
+
+
+LOSSY_SEED = 1
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_seed_in_namespaces(tmp_path: Path) -> None:
+    if reason := why_no_namespaces():
+        pytest.skip(reason)
+    path = tmp_path / "drawn.toml"
+    path.write_text(write_manifest(generate(LOSSY_SEED, SEED_S, "namespaces")))
+    done = run_in_namespace(path, tmp_path)
+    assert done.returncode == 0, done.stderr[-4000:]
+    (lost,) = re.findall(r"lost=(\d+)\)", done.stdout)
+    assert int(lost) > 0
 
 
 # --- one of four is dead -------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """How the nodes of a campaign reach each other: through relays, or in network namespaces.
 
-Owns the relays' sockets and threads, and the namespaces with the processes that hold them open.
+Owns the relays' sockets and threads, and the namespaces with the processes that hold them open and
+the cables that lead into them.
 Touches only the loopback interface and namespaces of its own. Never looks into what it carries.
 """
 
@@ -10,13 +11,13 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
 from node.localnet import find_free_addresses
 from node.testnet import LOOPBACK, NodeAddress
+from tests.e2e.cables import TUN_DEVICE, Cable
 
 CHUNK_BYTES: Final = 65_536
 CONNECTIONS_MAX: Final = 64
@@ -105,6 +106,11 @@ class RelayWiring:
         self.addresses = find_free_addresses(count)
         self._relays: dict[tuple[int, int], Relay] = {}
 
+    @property
+    def n_lost(self) -> int:
+        """Packets lost on purpose: a relay carries streams, which lose nothing."""
+        return 0
+
     def get_dialed(self, number: int, other: int) -> tuple[str, int]:
         """Return where `number` finds `other`."""
         target = (LOOPBACK, self.addresses[other].p2p_port)
@@ -140,7 +146,7 @@ class RelayWiring:
 
 
 class NamespaceWiring:
-    """Each node in a network namespace of its own, all on one bridge in the caller's namespace.
+    """Each node in a network namespace of its own, a cable from each to one bridge in the caller's.
 
     The caller must be alone in its namespace (`unshare --net`), which is left as it was found
     when its last process ends.
@@ -149,6 +155,7 @@ class NamespaceWiring:
     def __init__(self, count: int) -> None:
         self.addresses = [NodeAddress(f"{_SUBNET}.{10 + i}") for i in range(count)]
         self._holders: list[subprocess.Popen[bytes]] = []
+        self._cables: list[Cable] = []
         _run("ip", "link", "set", "lo", "up")
         _run("ip", "link", "add", _BRIDGE, "type", "bridge")
         _run("ip", "addr", "add", f"{_SUBNET}.1/24", "dev", _BRIDGE)
@@ -163,7 +170,9 @@ class NamespaceWiring:
         while "sleep" not in _read_command(holder.pid):
             time.sleep(_POLL_S)
         outer, inner = f"qnode{number}", f"qpeer{number}"
-        _run("ip", "link", "add", outer, "type", "veth", "peer", "name", inner)
+        cable = Cable(outer, inner, number)
+        cable.start()
+        self._cables.append(cable)
         _run("ip", "link", "set", outer, "master", _BRIDGE)
         _run("ip", "link", "set", outer, "up")
         _run("ip", "link", "set", inner, "netns", str(holder.pid))
@@ -186,19 +195,21 @@ class NamespaceWiring:
         _run("ip", "link", "set", f"qnode{number}", "down" if is_held else "up")
 
     def impair(self, number: int, delay_ms: int, loss_percent: int) -> None:
-        inside, device = self.get_prefix(number), f"qpeer{number}"
-        change = [f"{delay_ms}ms", f"{delay_ms // 4}ms"] if delay_ms else []
-        change = ["delay", *change] if change else []
-        change += ["loss", f"{loss_percent}%"] if loss_percent else []
-        if change:
-            _run(*inside, "tc", "qdisc", "replace", "dev", device, "root", "netem", *change)
-        else:
-            _run(*inside, "tc", "qdisc", "del", "dev", device, "root")
+        """Delay or lose what a node's cable carries, in both directions; 0 heals."""
+        self._cables[number].delay_s = delay_ms / 1000
+        self._cables[number].loss = loss_percent / 100
+
+    @property
+    def n_lost(self) -> int:
+        """Packets lost on purpose."""
+        return sum(cable.n_lost for cable in self._cables)
 
     def close(self) -> None:
         for holder in self._holders:
             holder.kill()
             holder.wait()
+        for cable in self._cables:
+            cable.close()
         with suppress(subprocess.CalledProcessError):
             _run("ip", "link", "del", _BRIDGE)
 
@@ -207,22 +218,15 @@ Wiring = RelayWiring | NamespaceWiring
 
 
 def why_no_namespaces() -> str:
-    """Return why this machine allows no network namespaces; empty if it does."""
-    script = f"ip link add {_BRIDGE} type bridge && ip link add qnode0 type veth peer name qpeer0"
-    return _why_not(("ip", "unshare", "nsenter"), script)
-
-
-def why_no_impairment() -> str:
-    """Return why this machine cannot lose or delay packets; empty if it can."""
-    return why_no_namespaces() or _why_not(
-        ("tc",), "ip link set lo up && tc qdisc add dev lo root netem delay 1ms"
-    )
-
-
-def _why_not(tools: Sequence[str], script: str) -> str:
-    for tool in tools:
+    """Return why this machine allows no network namespaces with cables; empty if it does."""
+    for tool in ("ip", "unshare", "nsenter"):
         if shutil.which(tool) is None:
             return f"{tool} is not installed (iproute2, util-linux)"
+    try:
+        os.close(os.open(TUN_DEVICE, os.O_RDWR))
+    except OSError as error:
+        return f"{TUN_DEVICE} cannot be opened here: {error.strerror}"
+    script = f"ip link add {_BRIDGE} type bridge && ip tuntap add dev qnode0 mode tap"
     done = subprocess.run(
         ["unshare", "--net", "sh", "-c", script], capture_output=True, text=True, check=False
     )
