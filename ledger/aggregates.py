@@ -17,6 +17,7 @@ from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import PendingError
 from quorate.chain.ids import NO_HASH, Address, Hash
 from quorate.chain.merkle import EMPTY_ROOT
+from quorate.chain.round_policy import STALENESS_FACTOR_ONE
 from quorate.chain.task import AggregationRule, ServerOptimizer, TensorSpec, UpdateLayout
 
 from aggregation import (
@@ -33,11 +34,12 @@ from ledger.context import PayloadSource
 
 @dataclass(frozen=True, slots=True)
 class AggregateUpdate:
-    """One update of a sealed set."""
+    """One update of a sealed set; `factor` is what it is scaled by for its staleness."""
 
     participant: Address
     payload_hash: Hash
     example_count: int
+    factor: int = STALENESS_FACTOR_ONE
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ class AggregateInputs:
         seed, unless the rule reads it.
         """
         updates = tuple(
-            (u.participant, u.payload_hash, u.example_count if self.is_weighted else 1)
+            (u.participant, u.payload_hash, u.factor, u.example_count if self.is_weighted else 1)
             for u in self.updates
         )
         seed = self.seed if needs_seed(self.rule) else NO_HASH
@@ -114,7 +116,7 @@ class AggregateOutput:
         Their content addresses; `EMPTY_ROOT` for an empty state.
     scores : tuple of int, (n_updates,)
         Contribution scores with 16 fraction bits, in the order of the inputs.
-    set_aside : tuple of bool, (n_updates,)
+    set_aside, clipped : tuple of bool, (n_updates,)
     saturated, clamped : int
         How many integers of updates, and how many weights, were cut off.
     """
@@ -125,6 +127,7 @@ class AggregateOutput:
     optimizer_root: Hash
     scores: tuple[int, ...]
     set_aside: tuple[bool, ...]
+    clipped: tuple[bool, ...]
     saturated: int
     clamped: int
 
@@ -183,6 +186,7 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
         inputs.rule,
         vectors,
         counts,
+        staleness_factors=[update.factor for update in inputs.updates],
         seed=inputs.seed if needs_seed(inputs.rule) else None,
         previous=state[:kept_bytes].view("<i2").astype(np.int16) if kept_bytes else None,
     )
@@ -202,6 +206,7 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
         compute_content_hash(following_state),
         result.scores,
         result.set_aside,
+        result.clipped,
         result.saturated,
         step.clamped,
     )

@@ -6,7 +6,7 @@ Owns the bookkeeping of artifacts, needed payloads and receipts. Never decides a
 from dataclasses import dataclass, field
 
 from quorate.chain.errors import ErrorCode, TransactionError
-from quorate.chain.ids import Hash
+from quorate.chain.ids import Address, Hash
 from quorate.chain.merkle import EMPTY_ROOT
 from quorate.chain.receipt import RoundReceipt
 
@@ -36,6 +36,10 @@ class Environment:
         The payloads that some place has let go, in that order; the values mean nothing.
     aggregation_cost : int
         What the block has spent of `aggregation_cost_block_max`.
+    registrations_listed : int
+        How many participants have been looked at to tell who was silent.
+    sender_counts : dict
+        How many transactions of each sender the block holds, but those that carry results.
     last_blocks : list of (height, power), or None
         Each validator's last block and its power, once somebody has asked for them.
     """
@@ -49,6 +53,8 @@ class Environment:
     references: dict[Hash, int] = field(default_factory=dict)
     released: dict[Hash, None] = field(default_factory=dict)
     aggregation_cost: int = 0
+    registrations_listed: int = 0
+    sender_counts: dict[Address, int] = field(default_factory=dict)
     last_blocks: list[tuple[int, int]] | None = None
 
     def get_task(self, task_id: Hash) -> TaskRecord:

@@ -44,7 +44,7 @@ def validate_submit_evaluation(env: Environment, sender: Address, body: SubmitEv
             "Only the task's authority and its registered participants evaluate its weights:"
             " register first.",
         )
-    if body.training_round != task.training_round:
+    if body.training_round not in (task.training_round, task.evaluated_round):
         raise TransactionError(
             ErrorCode.WRONG_TRAINING_ROUND,
             f"The evaluation is for training round {body.training_round}, open is"
@@ -70,10 +70,10 @@ def _validate_slot(
     env: Environment, sender: Address, task: TaskRecord, body: SubmitEvaluation
 ) -> None:
     known = env.view.get(get_evaluator_key(body.task_id, sender), EvaluatorRecord)
-    if known is not None and known.training_round == task.training_round:
+    if known is not None and known.training_round == task.evaluated_round:
         raise TransactionError(
             ErrorCode.ALREADY_EXISTS,
-            f"The sender has evaluated the weights of training round {task.training_round}"
+            f"The sender has evaluated the weights of training round {task.evaluated_round}"
             " already: wait for the next ones.",
         )
     if task.evaluation_count >= EVALUATIONS_PER_ROUND_MAX:
@@ -93,7 +93,7 @@ def apply_submit_evaluation(env: Environment, sender: Address, body: SubmitEvalu
         get_evaluation_key(task_id, slot),
         EvaluationRecord(sender, body.loss, body.example_count, body.metrics),
     )
-    view.put(get_evaluator_key(task_id, sender), EvaluatorRecord(task.training_round))
+    view.put(get_evaluator_key(task_id, sender), EvaluatorRecord(task.evaluated_round))
     view.put(get_task_key(task_id), replace(task, evaluation_count=slot + 1))
 
 
@@ -131,7 +131,7 @@ def compute_best_weights(
     loss = compute_median([evaluation.loss for evaluation in evaluations])
     if task.best is not None and task.best.loss <= loss:
         return task.best
-    return BestWeights(task.training_round, task.weights_root, loss)
+    return BestWeights(task.evaluated_round, task.weights_root, loss)
 
 
 def take_evaluations(

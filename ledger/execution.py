@@ -64,6 +64,7 @@ from ledger.participants import (
     validate_register_participant,
     validate_revoke_participant,
 )
+from ledger.quotas import validate_transaction_count
 from ledger.records import NO_TIME, ChainRecord
 from ledger.result import ExecutionResult
 from ledger.rounds import (
@@ -153,10 +154,16 @@ class BlockExecution:
         transaction = signed.transaction
         sender = compute_address(transaction.sender)
         account = self._env.view.get_account(sender)
+        is_result = isinstance(transaction.body, FinalizeTrainingRound)
+        if not is_result:
+            validate_transaction_count(self._env, sender)
         validate_envelope(self._env, transaction, account.nonce, account.balance)
         validate_body(self._env, sender, transaction.body)
         apply_body(self._env, sender, transaction_hash, transaction.body)
         apply_envelope(self._env, account, transaction.fee)
+        if not is_result:
+            counts = self._env.sender_counts
+            counts[sender] = counts.get(sender, 0) + 1
         self._hashes.append(transaction_hash)
 
     def finish(self) -> ExecutionResult:
@@ -336,7 +343,7 @@ def apply_body(env: Environment, sender: Address, transaction_hash: Hash, body: 
         case RegisterParticipant():
             apply_register_participant(env, sender, body)
         case RevokeParticipant():
-            apply_revoke_participant(env, body)
+            apply_revoke_participant(env, sender, body)
         case CreateTask():
             apply_create_task(env, sender, transaction_hash, body)
         case ChangeTaskStatus():

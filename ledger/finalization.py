@@ -9,12 +9,8 @@ from quorate.chain.ids import Address
 from quorate.chain.transaction import FinalizeTrainingRound
 
 from ledger.environment import Environment
-from ledger.rounds import (
-    finalize_training_round,
-    get_aggregate,
-    get_updates,
-    make_aggregate_inputs,
-)
+from ledger.round_ends import finalize_training_round, get_frozen_set
+from ledger.sealed_sets import get_aggregate, make_frozen_inputs
 
 
 def validate_finalize_training_round(
@@ -34,7 +30,7 @@ def validate_finalize_training_round(
             "Only the proposer of a block carries the result of a training round in it; nodes do"
             " so by themselves.",
         )
-    if task.frozen is None or body.training_round != task.training_round:
+    if task.frozen is None or body.training_round != task.frozen.training_round:
         raise TransactionError(
             ErrorCode.WRONG_TRAINING_ROUND,
             f"Training round {body.training_round} is not frozen: there is no result to carry.",
@@ -49,10 +45,10 @@ def apply_finalize_training_round(env: Environment, body: FinalizeTrainingRound)
     PendingError
         If the result is being computed; then nothing has changed.
     """
-    task = env.get_task(body.task_id)
-    if task.frozen is None:
+    task_id = body.task_id
+    task, spec = env.get_task(task_id), env.view.get_task_spec(task_id)
+    inputs = make_frozen_inputs(env.view, task_id, task, spec)
+    sealed = get_frozen_set(env, task_id, task)
+    if inputs is None or sealed is None:
         raise InvariantError("a training round that is not frozen was to take over a result")
-    spec = env.view.get_task_spec(body.task_id)
-    updates = get_updates(env.view, body.task_id, task)
-    inputs = make_aggregate_inputs(body.task_id, task, spec, updates, task.frozen.seed)
-    finalize_training_round(env, body.task_id, task, get_aggregate(env, inputs))
+    finalize_training_round(env, task_id, task, sealed, get_aggregate(env, inputs))

@@ -32,11 +32,14 @@ OPEN_UPDATES_MAX = 1 << 18
 
 @dataclass(slots=True)
 class _PendingRound:
-    """A training round that has updates; `wake` is filled in once its policy is known."""
+    """What a task has in training rounds that have not ended.
+
+    `frozen_round` is the number of the one that is frozen, or None; `wake` is filled in once the
+    task's policy is known.
+    """
 
     update_count: int
-    training_round: int
-    is_frozen: bool
+    frozen_round: int | None
     wake: Wake | None
 
 
@@ -96,9 +99,9 @@ class StateIndexes:
         """Return the earliest block time that a training round needs, those `changed` aside."""
         return min(
             (
-                pending.wake.time_ms
+                pending.wake.block_time_ms
                 for task_id, pending in self._pending.items()
-                if pending.wake is not None and pending.wake.needs_block and task_id not in changed
+                if pending.wake is not None and task_id not in changed
             ),
             default=None,
         )
@@ -106,9 +109,9 @@ class StateIndexes:
     def get_frozen_rounds(self) -> dict[Hash, int]:
         """Return the training round of each task whose round is frozen."""
         return {
-            task_id: pending.training_round
+            task_id: pending.frozen_round
             for task_id, pending in self._pending.items()
-            if pending.is_frozen
+            if pending.frozen_round is not None
         }
 
     # --- payloads ---------------------------------------------------------------------------------
@@ -174,12 +177,12 @@ class StateIndexes:
 
     def _take_task(self, task_id: Hash, task: TaskRecord) -> None:
         before = self._pending.pop(task_id, None)
-        self.open_update_count += task.update_count - (before.update_count if before else 0)
-        if task.update_count:
-            is_frozen = task.frozen is not None
-            self._pending[task_id] = _PendingRound(
-                task.update_count, task.training_round, is_frozen, None
-            )
+        frozen = task.frozen
+        count = task.update_count + (0 if frozen is None else frozen.update_count)
+        self.open_update_count += count - (before.update_count if before else 0)
+        if count:
+            frozen_round = None if frozen is None else frozen.training_round
+            self._pending[task_id] = _PendingRound(count, frozen_round, None)
         self._leaves[task_id] = hash_leaf(encode(get_model_leaf(task_id, task)))
 
     def set_wake(self, task_id: Hash, task: TaskRecord, policy: RoundPolicy, time_ms: int) -> None:

@@ -9,6 +9,7 @@ from quorate.chain.ids import Address, Hash
 
 SLOT_BYTES = 4
 HEIGHT_BYTES = 8
+ROUND_BYTES = 8
 
 
 class Prefix(IntEnum):
@@ -21,6 +22,7 @@ class Prefix(IntEnum):
     PARAMETERS = 0x02
     ACCOUNT = 0x10
     MEMBER = 0x11
+    USAGE = 0x12
     TASK = 0x20
     TASK_SPEC = 0x21
     TASK_NAME = 0x22
@@ -29,6 +31,7 @@ class Prefix(IntEnum):
     UPDATE = 0x30
     EVALUATION = 0x31
     EVALUATOR = 0x32
+    SEAL = 0x33
     PROPOSER = 0x40
     OFFENCE = 0x41
     STAKING = 0x50
@@ -50,6 +53,11 @@ def get_account_key(address: Address) -> bytes:
 def get_member_key(address: Address) -> bytes:
     """Return the key of a member of a permissioned chain."""
     return bytes([Prefix.MEMBER]) + address
+
+
+def get_usage_key(address: Address) -> bytes:
+    """Return the key of what an account takes of the chain's room."""
+    return bytes([Prefix.USAGE]) + address
 
 
 def get_task_key(task_id: Hash) -> bytes:
@@ -77,9 +85,15 @@ def get_participant_key(task_id: Hash, slot: int) -> bytes:
     return bytes([Prefix.PARTICIPANT]) + task_id + slot.to_bytes(SLOT_BYTES, "big")
 
 
-def get_update_key(task_id: Hash, slot: int) -> bytes:
-    """Return the key of the `slot`-th update of a task's current training round."""
-    return bytes([Prefix.UPDATE]) + task_id + slot.to_bytes(SLOT_BYTES, "big")
+def get_update_key(task_id: Hash, training_round: int, slot: int) -> bytes:
+    """Return the key of the `slot`-th update of a training round that has not ended."""
+    place = training_round.to_bytes(ROUND_BYTES, "big") + slot.to_bytes(SLOT_BYTES, "big")
+    return bytes([Prefix.UPDATE]) + task_id + place
+
+
+def get_seal_key(task_id: Hash) -> bytes:
+    """Return the key of how a task's frozen training round was sealed."""
+    return bytes([Prefix.SEAL]) + task_id
 
 
 def get_evaluation_key(task_id: Hash, slot: int) -> bytes:

@@ -7,8 +7,10 @@ Never judges updates; a registration that ends takes its update out of the open 
 from msgspec.structs import replace
 from quorate.chain.errors import ErrorCode, InvariantError, TransactionError
 from quorate.chain.ids import Address, Hash
+from quorate.chain.receipt import Absence, AbsenceReason
 from quorate.chain.transaction import RegisterParticipant, RevokeParticipant, Role, TaskStatus
 
+from ledger.activity import note_left, note_registered
 from ledger.environment import Environment
 from ledger.keys import (
     get_participant_key,
@@ -17,8 +19,10 @@ from ledger.keys import (
     get_update_key,
 )
 from ledger.membership import validate_member, validate_role
+from ledger.quotas import change_usage, validate_registration_count
 from ledger.records import (
     NO_TRAINING_ROUND,
+    WITHDRAWALS_LISTED_MAX,
     ParticipantRecord,
     RegistrationRecord,
     TaskRecord,
@@ -54,6 +58,7 @@ def validate_register_participant(
             ErrorCode.QUOTA_EXCEEDED,
             f"The task has {REGISTRATIONS_MAX} participants, its limit: take part in another one.",
         )
+    validate_registration_count(env, sender)
 
 
 def apply_register_participant(
@@ -64,10 +69,12 @@ def apply_register_participant(
     slot = task.registered_count
     env.view.put(
         get_registration_key(body.task_id, sender),
-        RegistrationRecord(slot, env.context.height, NO_TRAINING_ROUND, 0),
+        RegistrationRecord(slot, env.context.height, NO_TRAINING_ROUND, 0, task.training_round),
     )
     env.view.put(get_participant_key(body.task_id, slot), ParticipantRecord(sender))
-    env.view.put(get_task_key(body.task_id), replace(task, registered_count=slot + 1))
+    registered = replace(note_registered(task), registered_count=slot + 1)
+    env.view.put(get_task_key(body.task_id), registered)
+    change_usage(env.view, sender, registrations=1)
 
 
 def validate_revoke_participant(env: Environment, sender: Address, body: RevokeParticipant) -> None:
@@ -93,7 +100,7 @@ def validate_revoke_participant(env: Environment, sender: Address, body: RevokeP
         )
 
 
-def apply_revoke_participant(env: Environment, body: RevokeParticipant) -> None:
+def apply_revoke_participant(env: Environment, sender: Address, body: RevokeParticipant) -> None:
     """End a registration, and withdraw the participant's update from the open training round.
 
     A frozen training round keeps it: its set is committed.
@@ -102,8 +109,12 @@ def apply_revoke_participant(env: Environment, body: RevokeParticipant) -> None:
     task = env.get_task(task_id)
     key = get_registration_key(task_id, body.participant)
     registration = view.get_existing(key, RegistrationRecord)
-    if registration.counted_round == task.training_round and task.frozen is None:
+    if registration.counted_round == task.training_round and not task.is_sealed:
         task = _withdraw_update(env, task_id, task, registration.update_slot)
+        is_own = sender == body.participant
+        reason = AbsenceReason.LEFT if is_own else AbsenceReason.REVOKED
+        task = _note_withdrawn(task, Absence(body.participant, reason))
+    task = note_left(task, registration)
     last = task.registered_count - 1
     if registration.slot != last:
         # The last participant takes the free slot, so that slots stay without gaps.
@@ -115,20 +126,28 @@ def apply_revoke_participant(env: Environment, body: RevokeParticipant) -> None:
     view.delete(get_participant_key(task_id, last))
     view.delete(key)
     view.put(get_task_key(task_id), replace(task, registered_count=last))
+    change_usage(view, body.participant, registrations=-1)
+
+
+def _note_withdrawn(task: TaskRecord, absence: Absence) -> TaskRecord:
+    listed = (*task.withdrawn, absence)[:WITHDRAWALS_LISTED_MAX]
+    return replace(task, withdrawn_count=task.withdrawn_count + 1, withdrawn=listed)
 
 
 def _withdraw_update(env: Environment, task_id: Hash, task: TaskRecord, slot: int) -> TaskRecord:
     view, last = env.view, task.update_count - 1
     if last < 0:
         raise InvariantError(f"task {task_id.hex()} counts no update and has one to withdraw")
-    withdrawn = view.get_existing(get_update_key(task_id, slot), UpdateRecord)
+    number = task.training_round
+    withdrawn = view.get_existing(get_update_key(task_id, number, slot), UpdateRecord)
     if slot != last:
-        mover = view.get_existing(get_update_key(task_id, last), UpdateRecord)
-        view.put(get_update_key(task_id, slot), mover)
+        mover = view.get_existing(get_update_key(task_id, number, last), UpdateRecord)
+        view.put(get_update_key(task_id, number, slot), mover)
         mover_key = get_registration_key(task_id, mover.participant)
         moved = view.get_existing(mover_key, RegistrationRecord)
         view.put(mover_key, replace(moved, update_slot=slot))
-    view.delete(get_update_key(task_id, last))
+    view.delete(get_update_key(task_id, number, last))
     view.opened_update_count -= 1
+    change_usage(view, withdrawn.participant, update_bytes=-withdrawn.payload_size)
     env.release_payload(withdrawn.payload_hash)
     return replace(task, update_count=last)

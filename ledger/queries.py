@@ -12,6 +12,7 @@ from quorate.chain.task import TaskSpec
 from quorate.chain.transaction import TaskStatus
 from quorate.chain.weights import ModelLeaf
 
+from ledger.activity import get_awaited_count, is_awaited
 from ledger.aggregates import AggregateInputs
 from ledger.evaluations import compute_best_weights
 from ledger.indexes import get_model_leaf
@@ -31,7 +32,12 @@ from ledger.records import (
     TaskRecord,
     UpdateRecord,
 )
-from ledger.rounds import get_updates, make_aggregate_inputs
+from ledger.sealed_sets import (
+    compute_staleness,
+    get_frozen_updates,
+    get_updates,
+    make_frozen_inputs,
+)
 from ledger.state import State
 
 PAGE_ITEMS_MAX = 1000
@@ -50,17 +56,23 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class TrainingRoundView:
-    """The current training round of a task.
+    """A training round of a task that has not ended: the open one, or the frozen one.
 
     Attributes
     ----------
     is_frozen : bool
-        Whether its set is sealed and its aggregate is being computed.
+        Whether its set is sealed and its aggregate is being computed. Of a frozen round behind an
+        open one, times, counts and evaluations are those of the open one.
     deadline_time_ms : int
         A deadline in the past means that the round is empty or below its minimum: the next
         update begins a new period.
+    registered_count, awaited_count, extension_count : int
+        How many participants the task has, how many of them the round waits for until its
+        deadline, and how often that has been moved.
     updates : tuple of UpdateRecord
         In canonical order: by participant.
+    staleness : tuple of int
+        By how many training rounds the base weights of each are older than the task's.
     """
 
     task_id: Hash
@@ -70,17 +82,28 @@ class TrainingRoundView:
     opened_time_ms: int
     deadline_time_ms: int
     base_weights_root: Hash
+    registered_count: int
+    awaited_count: int
+    extension_count: int
     updates: tuple[UpdateRecord, ...]
+    staleness: tuple[int, ...]
     evaluations: tuple[EvaluationRecord, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ParticipantView:
-    """A registered participant; `has_update` tells about the current training round."""
+    """A registered participant.
+
+    `has_update` and `is_awaited` tell about the open training round: whether it has an update of
+    the participant, and whether it waits for one until its deadline. `active_round` is the one in
+    which the participant registered or last sent an update.
+    """
 
     address: Address
     registered_height: int
     has_update: bool
+    is_awaited: bool
+    active_round: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,20 +151,32 @@ def get_tasks(state: State, start: int = 0, limit: int = PAGE_ITEMS_MAX) -> list
     return [view for view in views if view is not None]
 
 
-def get_training_round(state: State, task_id: Hash) -> TrainingRoundView | None:
-    """Return the current training round of a task, or None if there is no such task."""
+def get_training_round(
+    state: State, task_id: Hash, training_round: int | None = None
+) -> TrainingRoundView | None:
+    """Return a training round of a task that has not ended, by default the open one, or None."""
     task = state.get_task(task_id)
     if task is None:
         return None
+    number = task.training_round if training_round is None else training_round
+    is_frozen = task.frozen is not None and task.frozen.training_round == number
+    if not is_frozen and number != task.training_round:
+        return None
+    get = get_frozen_updates if is_frozen else get_updates
+    updates = get(state, task_id, task)
     return TrainingRoundView(
         task_id,
-        task.training_round,
-        task.frozen is not None,
+        number,
+        is_frozen,
         task.opened_height,
         task.opened_time_ms,
         task.deadline_time_ms,
         task.weights_root,
-        tuple(get_updates(state, task_id, task)),
+        task.registered_count,
+        get_awaited_count(task),
+        task.extension_count,
+        tuple(updates),
+        tuple(compute_staleness(task, update) for update in updates),
         _get_evaluations(state, task_id, task),
     )
 
@@ -162,7 +197,15 @@ def get_participants(
         registration = state.get(get_registration_key(task_id, address), RegistrationRecord)
         if registration is not None:
             has_update = registration.counted_round == task.training_round
-            views.append(ParticipantView(address, registration.height, has_update))
+            views.append(
+                ParticipantView(
+                    address,
+                    registration.height,
+                    has_update,
+                    is_awaited(task, registration),
+                    registration.active_round,
+                )
+            )
     return views
 
 
@@ -197,10 +240,9 @@ def get_finalizations_due(state: State) -> tuple[tuple[Hash, int], ...]:
 def get_frozen_inputs(state: State, task_id: Hash) -> AggregateInputs | None:
     """Return what a node aggregates in the background for a frozen training round, or None."""
     task, spec = state.get_task(task_id), state.get_task_spec(task_id)
-    if task is None or spec is None or task.frozen is None:
+    if task is None or spec is None:
         return None
-    updates = get_updates(state, task_id, task)
-    return make_aggregate_inputs(task_id, task, spec, updates, task.frozen.seed)
+    return make_frozen_inputs(state, task_id, task, spec)
 
 
 def _get_evaluations(state: State, task_id: Hash, task: TaskRecord) -> tuple[EvaluationRecord, ...]:

@@ -20,6 +20,8 @@ from quorate.chain.ids import (
     WirePublicKey,
 )
 from quorate.chain.parameters import ConsensusParameters
+from quorate.chain.receipt import ABSENCES_MAX, Absence, SealCause
+from quorate.chain.round_policy import SILENT_ROUNDS_MAX
 from quorate.chain.task import TaskSpec, UpdateCodec
 from quorate.chain.transaction import ROLES_ALL, Metrics, TaskStatus
 
@@ -33,6 +35,8 @@ Roles = Annotated[int, Meta(ge=1, le=ROLES_ALL)]
 NO_TIME = -1
 """In place of a time: there is none."""
 NO_TRAINING_ROUND = -1
+WITHDRAWALS_LISTED_MAX = 64
+"""The most withdrawn updates that a training round remembers by participant."""
 
 
 class Record(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -76,9 +80,11 @@ class MemberRecord(Record, frozen=True, tag=RECORD_VERSION):
 class FrozenRound(Record, frozen=True):
     """A training round whose set is fixed and whose aggregate is being computed.
 
-    `seed` is that of the block that sealed it; see `rounds.compute_seed`.
+    `seed` is that of the block that sealed it; see `sealed_sets.compute_seed`.
     """
 
+    training_round: Uint64
+    update_count: Uint32
     set_root: WireHash
     height: Uint64
     seed: WireHash
@@ -114,9 +120,20 @@ class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
     update_count, evaluation_count, registered_count : int
         How many slots of each are in use: slots 0 to count - 1.
     recent_roots : tuple of bytes, 32
-        The roots an update may still be based on beside `weights_root`, oldest first.
+        The roots an update may still be based on beside `weights_root`, oldest first; the last of
+        them is one finalized training round older than `weights_root`.
     frozen : FrozenRound or None
-        Set while the aggregate of a sealed set is being computed.
+        Set while the aggregate of a sealed set is being computed. In a synchronous task it is the
+        open training round's, which takes no updates then; in an asynchronous one that of the
+        round before.
+    extension_count : int
+        How often the training round has been extended.
+    activity : tuple of int
+        How many participants were last active, that is have registered or sent an update, so many
+        training rounds ago: 0 first. Empty if the task's policy excuses nobody.
+    withdrawn : tuple of Absence
+        Who took an update out of the training round; at most `WITHDRAWALS_LISTED_MAX` of
+        `withdrawn_count`.
     """
 
     authority: WireAddress
@@ -138,6 +155,20 @@ class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
     recent_roots: tuple[WireHash, ...]
     frozen: FrozenRound | None
     best: BestWeights | None
+    extension_count: Uint32 = 0
+    activity: Annotated[tuple[Uint32, ...], Meta(max_length=SILENT_ROUNDS_MAX + 1)] = ()
+    withdrawn_count: Uint32 = 0
+    withdrawn: Annotated[tuple[Absence, ...], Meta(max_length=WITHDRAWALS_LISTED_MAX)] = ()
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the open training round itself is frozen and takes no updates."""
+        return self.frozen is not None and self.frozen.training_round == self.training_round
+
+    @property
+    def evaluated_round(self) -> int:
+        """The training round that evaluations of the current weights go into the receipt of."""
+        return self.training_round if self.frozen is None else self.frozen.training_round
 
 
 class TaskSpecRecord(Record, frozen=True, tag=RECORD_VERSION):
@@ -156,13 +187,15 @@ class RegistrationRecord(Record, frozen=True, tag=RECORD_VERSION):
     """A participant's registration for a task.
 
     `counted_round` is the last training round in which it has an update, or -1, and
-    `update_slot` the place of that update.
+    `update_slot` the place of that update. `active_round` is the one in which it registered or last
+    sent an update.
     """
 
     slot: Uint32
     height: Uint64
     counted_round: Int64
     update_slot: Uint32
+    active_round: Uint64
 
 
 class ParticipantRecord(Record, frozen=True, tag=RECORD_VERSION):
@@ -172,7 +205,11 @@ class ParticipantRecord(Record, frozen=True, tag=RECORD_VERSION):
 
 
 class UpdateRecord(Record, frozen=True, tag=RECORD_VERSION):
-    """An update of the current training round."""
+    """An update of a training round that has not ended.
+
+    `base_version` is the number of training rounds that had been finalized when its base weights
+    were the task's.
+    """
 
     participant: WireAddress
     payload_hash: WireHash
@@ -180,6 +217,26 @@ class UpdateRecord(Record, frozen=True, tag=RECORD_VERSION):
     codec: UpdateCodec
     example_count: Uint32
     height: Uint64
+    base_version: Uint64
+
+
+class SealRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """What the receipt of a frozen training round will say of how it was sealed."""
+
+    cause: SealCause
+    registered_count: Uint32
+    awaited_count: Uint32
+    extension_count: Uint32
+    absence_count: Uint32
+    absences: Annotated[tuple[Absence, ...], Meta(max_length=ABSENCES_MAX)]
+
+
+class UsageRecord(Record, frozen=True, tag=RECORD_VERSION):
+    """What an account takes of the chain's room; see `quotas`."""
+
+    registration_count: Uint32
+    task_count: Uint32
+    update_bytes: Uint64
 
 
 class EvaluationRecord(Record, frozen=True, tag=RECORD_VERSION):
@@ -221,6 +278,8 @@ RECORD_TYPES: dict[int, type[Record]] = {
     Prefix.REGISTRATION: RegistrationRecord,
     Prefix.PARTICIPANT: ParticipantRecord,
     Prefix.UPDATE: UpdateRecord,
+    Prefix.SEAL: SealRecord,
+    Prefix.USAGE: UsageRecord,
     Prefix.EVALUATION: EvaluationRecord,
     Prefix.EVALUATOR: EvaluatorRecord,
     Prefix.PROPOSER: ProposerRecord,

@@ -17,6 +17,7 @@ from quorate.chain.transaction import (
 )
 
 from aggregation import RuleError, is_weightable, validate_optimizer, validate_rule
+from ledger.activity import make_activity
 from ledger.aggregates import make_initial_state
 from ledger.environment import Environment
 from ledger.indexes import TASKS_MAX
@@ -26,12 +27,13 @@ from ledger.keys import (
     get_task_spec_key,
 )
 from ledger.membership import validate_member, validate_role
+from ledger.quotas import change_usage, validate_task_count
 from ledger.records import (
     TaskNameRecord,
     TaskRecord,
     TaskSpecRecord,
 )
-from ledger.rounds import void_training_round
+from ledger.round_ends import complete, void_if_completed
 
 
 def validate_create_task(env: Environment, sender: Address, body: CreateTask) -> None:
@@ -56,6 +58,7 @@ def validate_create_task(env: Environment, sender: Address, body: CreateTask) ->
         raise TransactionError(
             ErrorCode.QUOTA_EXCEEDED, f"The chain has {TASKS_MAX} tasks, its limit."
         )
+    validate_task_count(env, sender)
     fault = find_fault(spec)
     if fault is not None:
         raise TransactionError(ErrorCode.INVALID_TASK, fault)
@@ -143,11 +146,13 @@ def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: Cr
         recent_roots=(),
         frozen=None,
         best=None,
+        activity=make_activity(spec.policy),
     )
     env.view.put(get_task_key(task_id), task)
     env.view.put(get_task_spec_key(task_id), TaskSpecRecord(spec))
     env.view.put(get_task_name_key(spec.name), TaskNameRecord(task_id))
     env.view.created_task_count += 1
+    change_usage(env.view, sender, tasks=1)
     env.keep_artifact(optimizer_root, state)
     env.need_payload(body.payload_hash)
     env.need_payload(optimizer_root)
@@ -189,9 +194,8 @@ def apply_change_task_status(env: Environment, body: ChangeTaskStatus) -> None:
     if body.status is TaskStatus.OPEN:
         spec = env.view.get_task_spec(body.task_id)
         deadline = env.context.time_ms + spec.policy.deadline_ms
-        task = replace(task, deadline_time_ms=deadline)
-    task = replace(task, status=body.status)
+        task = replace(task, deadline_time_ms=deadline, extension_count=0)
+    is_completed = body.status is TaskStatus.COMPLETED
+    task = complete(env, task) if is_completed else replace(task, status=body.status)
     env.view.put(get_task_key(body.task_id), task)
-    is_cut_short = body.status is TaskStatus.COMPLETED and task.update_count > 0
-    if is_cut_short and task.frozen is None:
-        void_training_round(env, body.task_id, task)
+    void_if_completed(env, body.task_id)

@@ -5,23 +5,25 @@ far as `PendingError` may pull it. Never aggregates.
 """
 
 from msgspec.structs import replace
-from quorate.chain.errors import ErrorCode, PendingError, TransactionError
-from quorate.chain.ids import Address
+from quorate.chain.errors import ErrorCode, InvariantError, PendingError, TransactionError
+from quorate.chain.ids import Address, Hash
 from quorate.chain.task import TaskSpec, UpdateLayout
 from quorate.chain.transaction import Role, SubmitUpdate, TaskStatus
 
 from aggregation import UpdateError, decode_update
-from ledger.deadlines import compute_deadline
+from ledger.activity import note_update
+from ledger.deadlines import renew_deadline
 from ledger.environment import Environment
 from ledger.indexes import OPEN_UPDATES_MAX
 from ledger.keys import get_registration_key, get_task_key, get_update_key
 from ledger.membership import validate_role
+from ledger.quotas import change_usage, validate_update_bytes
 from ledger.records import RegistrationRecord, TaskRecord, UpdateRecord
 from ledger.state import CHECKED_PAYLOADS_MAX
 
 
 def validate_submit_update(env: Environment, sender: Address, body: SubmitUpdate) -> None:
-    """Check an update of the open training round.
+    """Check that the open training round takes an update.
 
     Raises
     ------
@@ -36,30 +38,46 @@ def validate_submit_update(env: Environment, sender: Address, body: SubmitUpdate
     validate_role(env, sender, Role.DATA_PROVIDER)
     task = env.get_task(body.task_id)
     spec = env.view.get_task_spec(body.task_id)
-    _validate_training_round(task, body)
+    _validate_training_round(task, spec, body)
     _validate_slot(env, sender, task, spec, body)
     _validate_form(task, spec, body)
     _validate_payload(env, spec.update_layout, body)
 
 
-def _validate_training_round(task: TaskRecord, body: SubmitUpdate) -> None:
+def _validate_training_round(task: TaskRecord, spec: TaskSpec, body: SubmitUpdate) -> None:
     if task.status is not TaskStatus.OPEN:
         raise TransactionError(
             ErrorCode.TASK_NOT_OPEN,
             f"The task is {task.status.name.lower()} and takes no updates.",
         )
-    if body.training_round != task.training_round:
+    # An asynchronous task's update names the round it was made in, and counts in the open one.
+    is_early = body.training_round > task.training_round
+    if is_early or (not spec.policy.is_asynchronous and body.training_round < task.training_round):
         raise TransactionError(
             ErrorCode.WRONG_TRAINING_ROUND,
             f"The update is for training round {body.training_round}, open is"
             f" {task.training_round}: train again from its weights.",
         )
-    if body.base_weights_root not in (task.weights_root, *task.recent_roots):
+    if find_base_version(task, body.base_weights_root) is None:
         raise TransactionError(
             ErrorCode.STALE_WEIGHTS,
             f"The update is based on the weights {body.base_weights_root.hex()}, the training"
-            f" round on {task.weights_root.hex()}: fetch these and train again.",
+            f" round on {task.weights_root.hex()}, and those of at most"
+            f" {spec.policy.staleness_max} training rounds before: fetch these and train again.",
         )
+
+
+def find_base_version(task: TaskRecord, root: Hash) -> int | None:
+    """Return how many training rounds had been finalized when the task had these weights.
+
+    None if an update may not be based on them. Of equal weights the newest count.
+    """
+    if root == task.weights_root:
+        return task.rounds_finalized
+    for age, recent in enumerate(reversed(task.recent_roots), 1):
+        if recent == root:
+            return task.rounds_finalized - age
+    return None
 
 
 def _validate_slot(
@@ -75,10 +93,10 @@ def _validate_slot(
     if registration.counted_round == task.training_round:
         raise TransactionError(
             ErrorCode.DUPLICATE_UPDATE,
-            f"The sender has an update in training round {task.training_round} already: wait for"
-            " the next one.",
+            f"The sender has an update in training round {task.training_round} already, and may"
+            " have 1: wait for the next one.",
         )
-    if task.frozen is not None or task.update_count >= spec.policy.updates_max:
+    if task.is_sealed or task.update_count >= spec.policy.updates_max:
         raise TransactionError(
             ErrorCode.ROUND_FULL,
             f"Training round {task.training_round} takes no more updates: wait for the next one.",
@@ -89,6 +107,7 @@ def _validate_slot(
             f"The open training rounds of this chain hold {OPEN_UPDATES_MAX} updates, its limit:"
             " try again when some have ended.",
         )
+    validate_update_bytes(env, sender, body.payload_size)
 
 
 def _validate_form(task: TaskRecord, spec: TaskSpec, body: SubmitUpdate) -> None:
@@ -143,8 +162,11 @@ def apply_submit_update(env: Environment, sender: Address, body: SubmitUpdate) -
     task_id, view = body.task_id, env.view
     task = env.get_task(task_id)
     slot = task.update_count
+    base_version = find_base_version(task, body.base_weights_root)
+    if base_version is None:
+        raise InvariantError("an update with an unknown base was to be counted")
     view.put(
-        get_update_key(task_id, slot),
+        get_update_key(task_id, task.training_round, slot),
         UpdateRecord(
             sender,
             body.payload_hash,
@@ -152,19 +174,29 @@ def apply_submit_update(env: Environment, sender: Address, body: SubmitUpdate) -
             body.codec,
             body.example_count,
             env.context.height,
+            base_version,
         ),
     )
     key = get_registration_key(task_id, sender)
     registration = view.get_existing(key, RegistrationRecord)
-    view.put(key, replace(registration, counted_round=task.training_round, update_slot=slot))
+    training_round = task.training_round
+    view.put(
+        key,
+        replace(
+            registration,
+            counted_round=training_round,
+            update_slot=slot,
+            active_round=training_round,
+        ),
+    )
     policy = view.get_task_spec(task_id).policy
-    deadline = compute_deadline(task, policy, env.context.time_ms)
+    renewed = renew_deadline(note_update(task, registration), policy, env.context.time_ms)
     counted = replace(
-        task,
+        renewed,
         update_count=slot + 1,
         first_update_height=task.first_update_height if slot else env.context.height,
-        deadline_time_ms=deadline,
     )
     view.put(get_task_key(task_id), counted)
     view.opened_update_count += 1
+    change_usage(view, sender, update_bytes=body.payload_size)
     env.need_payload(body.payload_hash)

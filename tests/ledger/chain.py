@@ -21,7 +21,7 @@ from quorate.chain.genesis import (
     GenesisMember,
     GenesisValidator,
 )
-from quorate.chain.ids import Hash, Signature
+from quorate.chain.ids import Address, Hash, Signature
 from quorate.chain.keys import PrivateKey
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import RoundOutcome, RoundReceipt
@@ -42,21 +42,30 @@ from quorate.chain.transaction import (
     RegisterParticipant,
     SignedTransaction,
     SubmitUpdate,
+    TaskStatus,
     Transaction,
     compute_transaction_hash,
 )
 
+from ledger.activity import get_awaited_count, is_awaited
 from ledger.aggregates import AggregateInputs, AggregateOutput, AggregateSource, InlineAggregates
 from ledger.deadlines import compute_wake
 from ledger.execution import BlockContext, BlockExecution, ExecutionResult, validate_transaction
 from ledger.genesis import build_genesis_state
-from ledger.keys import Prefix, get_participant_key, get_registration_key, get_update_key
+from ledger.keys import (
+    Prefix,
+    get_participant_key,
+    get_registration_key,
+    get_seal_key,
+    get_update_key,
+)
 from ledger.records import (
     AccountRecord,
     ParticipantRecord,
     RegistrationRecord,
     TaskRecord,
     UpdateRecord,
+    UsageRecord,
     decode_record,
 )
 from ledger.state import DictReader, State
@@ -302,9 +311,10 @@ class Chain:
             assert spec is not None
             self.assert_slots_consistent(task_id, task)
             wake = compute_wake(task, spec.policy, self.state.time_ms)
-            if wake is not None and wake.needs_block:
-                due.append(wake.time_ms)
+            if wake is not None:
+                due.append(wake.block_time_ms)
         assert self.state.next_due_time_ms == min(due, default=None)
+        self.assert_usage_consistent()
 
     def assert_slots_consistent(self, task_id: Hash, task: TaskRecord) -> None:
         """Slots have no gaps, and registrations know their own."""
@@ -319,8 +329,11 @@ class Chain:
         }
         assert len(found[Prefix.PARTICIPANT]) == task.registered_count
         assert len(found[Prefix.REGISTRATION]) == task.registered_count
-        assert len(found[Prefix.UPDATE]) == task.update_count
+        frozen_count = 0 if task.frozen is None else task.frozen.update_count
+        assert len(found[Prefix.UPDATE]) == task.update_count + frozen_count
+        assert (get_seal_key(task_id) in self.entries) is (task.frozen is not None)
         assert len(found[Prefix.EVALUATION]) == task.evaluation_count
+        awaited = 0
         for slot in range(task.registered_count):
             holder = self.state.get(get_participant_key(task_id, slot), ParticipantRecord)
             assert holder is not None
@@ -328,11 +341,33 @@ class Chain:
             registration = self.state.get(key, RegistrationRecord)
             assert registration is not None
             assert registration.slot == slot
+            awaited += is_awaited(task, registration)
             if registration.counted_round == task.training_round:
-                update_key = get_update_key(task_id, registration.update_slot)
+                update_key = get_update_key(task_id, task.training_round, registration.update_slot)
                 update = self.state.get(update_key, UpdateRecord)
                 assert update is not None
                 assert update.participant == holder.participant
+        assert get_awaited_count(task) == awaited
+        assert not task.activity or sum(task.activity) == awaited
+
+    def assert_usage_consistent(self) -> None:
+        """What accounts are counted to take is what there is."""
+        taken: dict[Address, list[int]] = {}
+        for key, value in self.entries.items():
+            record = decode_record(key, value)
+            if isinstance(record, UpdateRecord):
+                taken.setdefault(record.participant, [0, 0, 0])[2] += record.payload_size
+            elif isinstance(record, TaskRecord) and record.status is not TaskStatus.COMPLETED:
+                taken.setdefault(record.authority, [0, 0, 0])[1] += 1
+            elif isinstance(record, RegistrationRecord):
+                taken.setdefault(Address(key[33:]), [0, 0, 0])[0] += 1
+        for key, value in self.entries.items():
+            if key[0] == Prefix.USAGE:
+                record = decode_record(key, value)
+                assert isinstance(record, UsageRecord)
+                counted = [record.registration_count, record.task_count, record.update_bytes]
+                assert taken.pop(Address(key[1:])) == counted
+        assert taken == {}
 
     def count_coins(self) -> int:
         records = (

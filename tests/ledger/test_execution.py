@@ -309,7 +309,7 @@ def test_the_state_of_a_known_chain_is_known() -> None:
     chain.submit(task_id, 1, 2)
     chain.run_block(chain.sign(AUTHORITY, Transfer(PARTICIPANTS[0].address, 5)))
     assert (
-        chain.state.root.hex() == "b3ba1e093aeef1941eafc21d8a765bccfa187a6f3c80d8c77a4e80ace0ee18a0"
+        chain.state.root.hex() == "d1fa6f8fe9bbae6b70813b775bbec2a0651e6f19be6667cb9d67fe86786d02d4"
     )
     assert (
         chain.state.model_root.hex()

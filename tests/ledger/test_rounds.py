@@ -133,12 +133,15 @@ def test_the_earliest_of_all_deadlines_is_due() -> None:
 def test_below_the_minimum_a_round_is_extended() -> None:
     chain = Chain()
     task_id = create(chain, make_policy())
+    opened = chain.get_task(task_id).opened_time_ms
     result = chain.submit(task_id, 1)
-    # Nothing can end this round but another update, which brings a block of its own.
-    assert result.next_due_time_ms is None
+    # Until it may be extended no more, nothing can end this round but another update, which brings
+    # a block of its own.
+    assert result.next_due_time_ms == opened + 10_000 * (1 + make_policy().extensions_max)
     result = chain.run_block(after_ms=10_000)
     assert result.receipts.rounds == ()
     assert chain.get_task(task_id).deadline_time_ms == result.time_ms + 10_000
+    assert chain.get_task(task_id).extension_count == 1
     assert chain.get_task(task_id).update_count == 1
     result = chain.submit(task_id, 2, first=1)
     assert result.receipts.rounds == ()
@@ -275,7 +278,7 @@ def test_the_finalized_weights_are_the_mean_step() -> None:
     )
     order = [update.participant for update in receipt.updates]
     assert order == sorted(key.address for key in PARTICIPANTS[:2])
-    leaves = [encode((u.participant, u.payload_hash, 10)) for u in receipt.updates]
+    leaves = [encode((u.participant, u.payload_hash, 10, 0)) for u in receipt.updates]
     assert receipt.set_root == compute_root(leaves)
     assert {update.payload_hash for update in receipt.updates} | {old.weights_root} == set(
         result.released_payloads

@@ -47,7 +47,7 @@ def make_inputs(number: int, *, is_large: bool = True) -> AggregateInputs:
 
 
 def make_output(weights: bytes = b"w") -> AggregateOutput:
-    return AggregateOutput(weights, HASH, b"", HASH, (0,), (False,), 0, 0)
+    return AggregateOutput(weights, HASH, b"", HASH, (0,), (False,), (False,), 0, 0)
 
 
 @dataclass
