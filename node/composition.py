@@ -152,8 +152,10 @@ class Node:
         self._events = EventBus(now_ms(), subscriptions_max=config.rpc.subscriptions_max)
         self._reporter = Reporter(self._events, Metrics(genesis.chain_id))
         self._mempool = self._make_mempool(config, storage, executor, verifier, now_ms)
-        self._retention = _make_retention(storage, executor, self._mempool)
-        self._reporter.follow(self._mempool, self._retention)
+        self._retention = _make_retention(
+            storage, executor, self._mempool, config.storage.payload_bytes_max
+        )
+        self._reporter.follow(self._mempool, self._retention, config.storage.weights_retain_ms)
         self._exchange = PayloadExchange(
             network,
             storage.payloads,
@@ -356,7 +358,9 @@ def _make_executor(
     return Executor(genesis, storage.chain, storage.payloads, state, position, verifier, aggregates)
 
 
-def _make_retention(storage: NodeStorage, executor: Executor, mempool: Mempool) -> Retention:
+def _make_retention(
+    storage: NodeStorage, executor: Executor, mempool: Mempool, bytes_max: int
+) -> Retention:
     return Retention(
         storage.journal,
         storage.payloads,
@@ -366,6 +370,7 @@ def _make_retention(storage: NodeStorage, executor: Executor, mempool: Mempool) 
             for entry in mempool.iterate_older_than(0)
             if entry.payload_hash is not None
         ),
+        bytes_max,
     )
 
 

@@ -36,10 +36,20 @@ class Reporter:
         self.metrics = metrics
         self._mempool: Mempool | None = None
         self._retention: Retention | None = None
+        self._weights_retain_ms = 0
 
-    def follow(self, mempool: Mempool, retention: Retention) -> None:
-        """Let these two follow every decided block, too."""
+    def follow(self, mempool: Mempool, retention: Retention, weights_retain_ms: int) -> None:
+        """Let these two follow every decided block, too.
+
+        Parameters
+        ----------
+        mempool : Mempool
+        retention : Retention
+        weights_retain_ms : int
+            How long superseded weights are kept; never shorter than other payloads.
+        """
         self._mempool, self._retention = mempool, retention
+        self._weights_retain_ms = weights_retain_ms
 
     def on_decided(self, executed: ExecutedBlock, commit: Commit) -> None:
         """Follow a decided block, once it is durable and the state shows it."""
@@ -51,8 +61,7 @@ class Reporter:
                 has_closed_training_round=bool(result.receipts.rounds),
             )
         if self._retention is not None:
-            due_ms = header.time_ms + result.parameters.payload_retain_ms
-            self._retention.release(result.released_payloads, due_ms)
+            self._release(self._retention, executed)
             self._retention.drop_due(header.time_ms)
         block_hash = commit.block_id.hash
         _log.info(
@@ -107,6 +116,16 @@ class Reporter:
         if round_ > 0:
             _log.info("new_round", height=height, round=round_)
             self._events.publish(EventType.ROUND, {"height": str(height), "round": round_})
+
+    def _release(self, retention: Retention, executed: ExecutedBlock) -> None:
+        """Let go what the state needs no more: payloads soon, superseded weights later."""
+        result, time_ms = executed.result, executed.block.header.time_ms
+        superseded = {receipt.base_weights_root for receipt in result.receipts.rounds}
+        payloads = [each for each in result.released_payloads if each not in superseded]
+        weights = [each for each in result.released_payloads if each in superseded]
+        retain_ms = result.parameters.payload_retain_ms
+        retention.release(payloads, time_ms + retain_ms)
+        retention.release_weights(weights, time_ms + max(retain_ms, self._weights_retain_ms))
 
     def _publish_round(self, height: str, receipt: RoundReceipt) -> None:
         set_aside = sum(update.is_set_aside for update in receipt.updates)

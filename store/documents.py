@@ -14,8 +14,8 @@ from store.layout import encode_height, get_range
 
 DOCUMENT_NAME_BYTES_MAX = 64
 DOCUMENT_BYTES_MAX = 16 << 20
-DOCUMENTS_MAX = 64
-"""Documents given with one block."""
+DOCUMENTS_MAX = (1 << 16) + 64
+"""Documents given with one block: of every task that a chain may have, and then some."""
 
 
 def check_documents(documents: Mapping[str, bytes]) -> None:

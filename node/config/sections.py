@@ -244,6 +244,13 @@ class StorageSection:
         64 << 10,
         "Payloads up to this size lie in the database, others in files.",
     )
+    weights_retain_ms: int = _setting(
+        Duration(0, 10 * 366 * 24 * _HOUR),
+        24 * _HOUR,
+        "How long weights of earlier training rounds are kept for whoever asks for those of an\n"
+        "earlier block; never shorter than the chain's payload_retain, and only for as long as\n"
+        "payloads take less than three quarters of payload_bytes_max.",
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,7 @@ from node.execution.block_checks import (
 )
 from node.execution.chain_position import POSITION_DOCUMENT, ChainPosition
 from node.execution.evidence_checks import EvidenceChecker
+from node.execution.model_places import make_place_documents
 from node.execution.sliced_payloads import SlicedPayloads
 from node.mempool.verifier import TransactionVerifier
 from store.chain_store import ChainStore, DecidedBlock
@@ -285,7 +286,10 @@ class Executor:
                 transaction_hashes=executed.transaction_hashes,
                 state_writes=result.writes,
                 bucket_of=partial(compute_bucket, bucket_count=self._genesis.bucket_count),
-                documents={POSITION_DOCUMENT: position.encode()},
+                documents={
+                    POSITION_DOCUMENT: position.encode(),
+                    **make_place_documents(self.state, result),
+                },
             ),
             is_held=is_held,
         )

@@ -1,7 +1,9 @@
 """Payloads that the state needs no more, until their time is over.
 
-Owns the queue of released payloads, by the block time at which each may go, in a database so that
-a restart knows it. Never drops what the state or a pending transaction needs: it asks first.
+Owns the queues of released payloads and of superseded weights, by the block time at which each may
+go, in a database so that a restart knows them. Superseded weights are kept for whoever asks for
+those of an earlier block: they make room, the oldest first, when the payload store fills up. Never
+drops what the state or a pending transaction needs: it asks first.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +14,10 @@ from store.database import Batch, Database
 from store.payload_contract import Payloads
 
 _PREFIX = b"R"
+_WEIGHTS_PREFIX = b"W"
 _TIME_BYTES = 8
+CROWDED_PART = 0.75
+"""The part of the payload store's limit above which superseded weights go before their time."""
 DROPPED_PER_BLOCK_MAX = 256
 """Payloads dropped at one block; the rest waits for the next."""
 
@@ -30,6 +35,8 @@ class Retention:
         Whether a payload is still needed; asked at the last moment.
     get_pending : callable
         The payloads that pending transactions name.
+    bytes_max : int, optional
+        The limit of the payload store; without one, weights never go before their time.
     """
 
     def __init__(
@@ -38,27 +45,44 @@ class Retention:
         payloads: Payloads,
         is_needed: Callable[[Hash], bool],
         get_pending: Callable[[], frozenset[Hash]],
+        bytes_max: int | None = None,
     ) -> None:
         self._database = database
         self._payloads = payloads
         self._is_needed = is_needed
         self._get_pending = get_pending
+        self._bytes_max = bytes_max
 
     def release(self, payload_hashes: Iterable[Hash], due_ms: int) -> None:
         """Let payloads go at a block time, in milliseconds."""
-        batch = Batch()
-        for payload_hash in payload_hashes:
-            batch.put(_PREFIX + due_ms.to_bytes(_TIME_BYTES, "big") + payload_hash, b"")
-        if batch.operations:
-            self._database.write(batch, sync=False)
+        self._put(_PREFIX, payload_hashes, due_ms)
+
+    def release_weights(self, roots: Iterable[Hash], due_ms: int) -> None:
+        """Let superseded weights go at a block time, or before it if space runs out."""
+        self._put(_WEIGHTS_PREFIX, roots, due_ms)
 
     def drop_due(self, time_ms: int) -> int:
         """Drop what is due at a block time; return how many payloads went."""
+        return self._drop(_PREFIX, time_ms, lambda: False) + self._drop(
+            _WEIGHTS_PREFIX, time_ms, self._is_crowded
+        )
+
+    def _put(self, prefix: bytes, payload_hashes: Iterable[Hash], due_ms: int) -> None:
+        batch = Batch()
+        for payload_hash in payload_hashes:
+            batch.put(prefix + due_ms.to_bytes(_TIME_BYTES, "big") + payload_hash, b"")
+        if batch.operations:
+            self._database.write(batch, sync=False)
+
+    def _drop(self, prefix: bytes, time_ms: int, is_early: Callable[[], bool]) -> int:
+        """Drop what a queue has that is due, and more of it for as long as that is wanted."""
         batch = Batch()
         dropped = 0
-        stop = _PREFIX + time_ms.to_bytes(_TIME_BYTES, "big")
+        due = prefix + time_ms.to_bytes(_TIME_BYTES, "big")
         pending: frozenset[Hash] | None = None
-        for key, _ in self._database.iterate(_PREFIX, stop):
+        for key, _ in self._database.iterate(prefix, _get_end(prefix)):
+            if key >= due and not is_early():
+                break
             payload_hash = Hash(key[-HASH_BYTES:])
             pending = self._get_pending() if pending is None else pending
             is_needed = self._is_needed(payload_hash) or payload_hash in pending
@@ -71,14 +95,25 @@ class Retention:
             self._database.write(batch, sync=False)
         return dropped
 
+    def _is_crowded(self) -> bool:
+        limit = self._bytes_max
+        return limit is not None and self._payloads.bytes_total > CROWDED_PART * limit
+
     def sweep(self, voted: frozenset[Hash] = frozenset()) -> int:
         """Drop every payload that nobody knows: not state, queue, mempool, nor a voted-for block.
 
         Called at start, with the payloads named by the blocks in the log in `voted`.
         """
-        stop = _PREFIX + b"\xff" * (_TIME_BYTES + HASH_BYTES)
-        retained = {key[-HASH_BYTES:] for key, _ in self._database.iterate(_PREFIX, stop)}
+        retained = {
+            key[-HASH_BYTES:]
+            for prefix in (_PREFIX, _WEIGHTS_PREFIX)
+            for key, _ in self._database.iterate(prefix, _get_end(prefix))
+        }
         kept = retained | self._get_pending() | voted
         return self._payloads.sweep(
             lambda payload_hash: payload_hash in kept or self._is_needed(Hash(payload_hash))
         )
+
+
+def _get_end(prefix: bytes) -> bytes:
+    return prefix + b"\xff" * (_TIME_BYTES + HASH_BYTES)

@@ -312,6 +312,16 @@ class Proof(Struct):
     proof: View
 
 
+class WeightsChunks(Struct):
+    """The chunks of a task's weights: since which block they are its weights, and their hashes."""
+
+    weights_root: str
+    height: str
+    training_round: str
+    size: str
+    chunk_hashes: list[str]
+
+
 def answer(value: Struct, status: int = 200) -> Response[bytes]:
     """Answer in JSON."""
     return Response(msgspec.json.encode(value), media_type=JSON, status_code=status)

@@ -14,7 +14,7 @@ from quorate.chain.errors import DecodeError, ErrorCode, StorageError
 from quorate.chain.evidence import DuplicateVoteEvidence
 from quorate.chain.vote import Commit
 
-from node.execution.chain_position import POSITION_DOCUMENT, decode_position
+from node.execution.chain_position import POSITION_DOCUMENT, ChainPosition, decode_position
 from node.rpc import answers
 from node.rpc.answers import (
     AnyRequest,
@@ -71,13 +71,7 @@ async def get_validators(
 ) -> Response[bytes]:
     """Return the validators of a height with their places in rotation, in JSON or MessagePack."""
     at = resolve_height(node, height)
-    raw = node.services.storage.chain.load_document(POSITION_DOCUMENT, at)
-    if raw is None:
-        raise make_missing(node, at)
-    try:
-        validators = decode_position(raw, None).last_validators
-    except DecodeError as error:
-        raise StorageError(f"The record of height {at} cannot be read: {error}") from error
+    validators = load_stored_position(node, at).last_validators
     view = answers.Validators(
         str(at),
         [
@@ -102,6 +96,25 @@ def resolve_height(node: RpcContext, height: int | None) -> int:
     if not 0 < chain.base <= at <= chain.height:
         raise make_missing(node, at)
     return at
+
+
+def load_stored_position(node: RpcContext, height: int) -> ChainPosition:
+    """Return where the chain stood after a stored block, without that block's commit.
+
+    Raises
+    ------
+    Refusal
+        If this node does not have it.
+    StorageError
+        If it cannot be read.
+    """
+    raw = node.services.storage.chain.load_document(POSITION_DOCUMENT, height)
+    if raw is None:
+        raise make_missing(node, height)
+    try:
+        return decode_position(raw, None)
+    except DecodeError as error:
+        raise StorageError(f"The record of height {height} cannot be read: {error}") from error
 
 
 def make_missing(node: RpcContext, height: int) -> Refusal:

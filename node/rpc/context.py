@@ -1,7 +1,7 @@
 """What the handlers work with: the node's parts, and what the RPC itself remembers.
 
-Owns the task that follows the chain for the RPC's own memory: leaves at past heights, the ends of
-training rounds, when the last block came. Never answers a request.
+Owns the task that follows the chain for the RPC's own memory: the ends of training rounds, when the
+last block came. Never answers a request.
 """
 
 from dataclasses import dataclass, field
@@ -53,10 +53,9 @@ Node = NamedDependency[SkipValidation[RpcContext]]
 
 def make_context(services: NodeServices) -> RpcContext:
     """Return the context of a node that runs."""
-    position = services.executor.position
-    models = ModelHistory(services.executor.state)
-    models.record(position.height, position.model_root)
-    return RpcContext(services, models, RoundIndex(services.storage.chain), trio.current_time())
+    chain = services.storage.chain
+    models = ModelHistory(services.executor.state, chain)
+    return RpcContext(services, models, RoundIndex(chain), trio.current_time())
 
 
 async def follow_chain(context: RpcContext) -> None:
@@ -78,7 +77,6 @@ def _follow(context: RpcContext, event: Event) -> None:
     height = int(str(data["height"]))
     if event.type is EventType.BLOCK:
         context.last_block_at = trio.current_time()
-        context.models.record(height, bytes.fromhex(str(data["model_root"])))
         context.rounds.tell_height(height)
     elif data["outcome"] != "frozen":
         task_id = Hash(bytes.fromhex(str(data["task_id"])))

@@ -1,35 +1,41 @@
-"""What the chain said of every task at its last heights, so that a past header can be used.
+"""What the chain said of every task at a past height, so that a past header can be used.
 
-Owns a bounded memory of model leaves by height: the state is that of the last height alone. Never
-stored: after a restart it knows the heights from then on. A height is missing, too, when the node
-was so busy that the next block had changed the models before it was recorded.
+Owns the way from a height to the leaves under its model root, and a bounded memory of them by
+root: between two training rounds all heights have the same. Never answers with leaves that do not
+lead to the root in the header.
 """
 
 from bisect import bisect_left
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from quorate.chain.codec import encode
 from quorate.chain.ids import Hash
-from quorate.chain.merkle import compute_proof_of_hashes, hash_leaf
+from quorate.chain.merkle import compute_proof_of_hashes, compute_root_of_hashes, hash_leaf
 from quorate.chain.weights import ModelLeaf
 
-from ledger.queries import ModelProof, get_model_leaves
+from ledger.queries import ModelProof
 from ledger.state import State
+from node.execution.model_places import ModelPlace, load_place, make_leaf
+from node.mempool.slices import Slices
+from store.chain_store import ChainStore
 
-HEIGHTS_KEPT: Final = 256
-"""Heights whose leaves are kept."""
+ROOTS_KEPT: Final = 256
+"""Model roots whose leaves are kept."""
 
-LEAVES_KEPT_MAX: Final = 4_000_000
-"""Leaves over all these heights, those that did not change counted again; above it, the oldest
-heights go earlier."""
+LEAVES_KEPT_MAX: Final = 1_000_000
+"""Leaves under all of them; above it, the roots that nobody asked for the longest go earlier."""
+
+PLACES_MAX: Final = 10_000
+"""Changes of a task's model that are looked through for the earliest weights that are here."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Models:
-    root: Hash
     leaves: tuple[ModelLeaf, ...]
+    hashes: tuple[bytes, ...]
 
 
 class ModelHistory:
@@ -38,63 +44,115 @@ class ModelHistory:
     Parameters
     ----------
     state : State
-        The committed state, which moves on.
-    heights_kept, leaves_kept_max : int
+        The committed state, which names the tasks.
+    chain : ChainStore
+        Where the places of their models are kept.
+    roots_kept, leaves_kept_max, places_max : int
         The limits.
     """
 
     def __init__(
         self,
         state: State,
+        chain: ChainStore,
         *,
-        heights_kept: int = HEIGHTS_KEPT,
+        roots_kept: int = ROOTS_KEPT,
         leaves_kept_max: int = LEAVES_KEPT_MAX,
+        places_max: int = PLACES_MAX,
     ) -> None:
         self._state = state
-        self._heights_kept = heights_kept
+        self._chain = chain
+        self._roots_kept = roots_kept
         self._leaves_kept_max = leaves_kept_max
-        self._by_height: OrderedDict[int, _Models] = OrderedDict()
+        self._places_max = places_max
+        self._by_root: OrderedDict[bytes, _Models] = OrderedDict()
         self._leaf_count = 0
 
-    def record(self, height: int, model_root: bytes) -> bool:
-        """Remember a decided height; False if the state has moved on to other models.
+    async def get_proof(self, height: int, model_root: bytes, task_id: Hash) -> ModelProof | None:
+        """Return a task's leaf at a height, with its proof; None if either is not known.
 
         Parameters
         ----------
         height : int
-            At or below the state's.
+            Of a stored block.
         model_root : bytes, 32
             The one in its header.
-        """
-        if model_root != self._state.model_root or height in self._by_height:
-            return height in self._by_height
-        last = next(reversed(self._by_height.values()), None)
-        models = last if last is not None and last.root == model_root else self._read(last)
-        self._by_height[height] = models
-        self._leaf_count += len(models.leaves)
-        while len(self._by_height) > self._heights_kept or (
-            self._leaf_count > self._leaves_kept_max and len(self._by_height) > 1
-        ):
-            _, dropped = self._by_height.popitem(last=False)
-            self._leaf_count -= len(dropped.leaves)
-        return True
+        task_id : bytes, 32
 
-    def get_proof(self, height: int, task_id: Hash) -> ModelProof | None:
-        """Return a task's leaf at a height, with its proof; None if either is not known."""
-        models = self._by_height.get(height)
+        Raises
+        ------
+        StorageError
+            If the record cannot be read.
+        """
+        models = self._by_root.get(model_root)
         if models is None:
-            return None
+            models = await self._read(height)
+            if compute_root_of_hashes(models.hashes) != model_root:
+                return None
+            self._keep(model_root, models)
+        else:
+            self._by_root.move_to_end(model_root)
         index = bisect_left(models.leaves, task_id, key=lambda leaf: leaf.task_id)
         if index == len(models.leaves) or models.leaves[index].task_id != task_id:
             return None
-        hashes = [hash_leaf(encode(leaf)) for leaf in models.leaves]
-        return ModelProof(models.leaves[index], compute_proof_of_hashes(hashes, index))
+        return ModelProof(models.leaves[index], compute_proof_of_hashes(models.hashes, index))
 
-    def _read(self, last: _Models | None) -> _Models:
-        # Most leaves are the same as before: share them.
-        known = {} if last is None else {leaf.task_id: leaf for leaf in last.leaves}
+    def get_place(self, height: int, task_id: Hash) -> ModelPlace | None:
+        """Return where a task's model stood after a block; None if this node does not know.
+
+        A height below the stored blocks is known if nothing has changed from there to them.
+
+        Raises
+        ------
+        StorageError
+            If the record cannot be read.
+        """
+        if height > self._chain.height:
+            return None
+        place = load_place(self._chain, task_id, max(height, self._chain.base))
+        return place if place is not None and place.height <= height else None
+
+    async def find_earliest(self, task_id: Hash, has_weights: Callable[[Hash], bool]) -> int | None:
+        """Return the lowest height from which on a task's weights are here without a gap.
+
+        Parameters
+        ----------
+        task_id : bytes, 32
+        has_weights : callable
+            Tells whether weights are stored, by their root.
+
+        Raises
+        ------
+        StorageError
+            If a record cannot be read.
+        """
+        slices = Slices()
+        height, earliest = self._chain.height, None
+        for _ in range(self._places_max):
+            place = self.get_place(height, task_id)
+            if place is None or not has_weights(place.weights_root):
+                break
+            earliest, height = place.height, place.height - 1
+            await slices.pause_if_due()
+        return earliest
+
+    async def _read(self, height: int) -> _Models:
+        slices = Slices()
         leaves = []
-        for leaf in get_model_leaves(self._state):
-            before = known.get(leaf.task_id)
-            leaves.append(before if before is not None and before == leaf else leaf)
-        return _Models(self._state.model_root, tuple(leaves))
+        for task_id in self._state.task_ids:
+            place = load_place(self._chain, task_id, height)
+            if place is not None:
+                leaves.append(make_leaf(task_id, place))
+            await slices.pause_if_due()
+        return _Models(tuple(leaves), tuple(hash_leaf(encode(leaf)) for leaf in leaves))
+
+    def _keep(self, model_root: bytes, models: _Models) -> None:
+        before = self._by_root.pop(model_root, None)
+        self._leaf_count -= 0 if before is None else len(before.leaves)
+        self._by_root[model_root] = models
+        self._leaf_count += len(models.leaves)
+        while len(self._by_root) > self._roots_kept or (
+            self._leaf_count > self._leaves_kept_max and len(self._by_root) > 1
+        ):
+            _, dropped = self._by_root.popitem(last=False)
+            self._leaf_count -= len(dropped.leaves)

@@ -25,6 +25,7 @@ from ledger.queries import (
 from ledger.queries import get_participants as list_participants
 from node.rpc import answers
 from node.rpc.answers import HeightQuery, LimitQuery, StartQuery, TaskPath, answer, document
+from node.rpc.blocks import load_stored_position, resolve_height
 from node.rpc.context import Node, RpcContext
 from node.rpc.problems import Refusal
 from node.rpc.round_index import SearchUnfinished
@@ -141,9 +142,9 @@ async def show_training_round(
 
 @get("/v1/tasks/{task:str}/proof", responses=document("The proof.", answers.Proof))
 async def show_proof(node: Node, task: TaskPath, height: HeightQuery = None) -> Response[bytes]:
-    """Prove a task's weights root against the model root of a header.
+    """Prove a task's weights root against the model root of a header, by default the latest.
 
-    Without a height, against the latest one; earlier ones as far as this node remembers them.
+    For every height whose block this node has.
     """
     found = find_task(node, task)
     state = node.services.executor.state
@@ -152,7 +153,9 @@ async def show_proof(node: Node, task: TaskPath, height: HeightQuery = None) -> 
         height = state.height
         proof = get_model_proof(state, found.task_id)
     else:
-        proof = node.models.get_proof(height, found.task_id)
+        height = resolve_height(node, height)
+        root = load_stored_position(node, height).model_root
+        proof = await node.models.get_proof(height, root, found.task_id)
     if proof is None:
         raise Refusal(
             ErrorCode.NOT_FOUND,

@@ -1,8 +1,10 @@
-"""Downloads of weights: all of them, or one chunk.
+"""Downloads of weights, of the latest block or of an earlier one: all of them, or one chunk.
 
-Owns the form of a download. Never verifies: the reader does, chunk by chunk if it likes.
+Owns the form of a download, and what is told to whom asks for weights that are gone. Never
+verifies: the reader does, chunk by chunk, against the list of their hashes and a proof.
 """
 
+from dataclasses import dataclass
 from typing import Annotated, Final
 
 import numpy as np
@@ -10,12 +12,14 @@ import trio
 from litestar import Response, get
 from litestar.params import QueryParameter
 from numpy.typing import NDArray
-from quorate.chain.content import CHUNK_BYTES, count_chunks
+from quorate.chain.content import CHUNK_BYTES, compute_chunk_hashes, count_chunks
 from quorate.chain.errors import ErrorCode
-from quorate.chain.ids import INT64_MAX
+from quorate.chain.ids import INT64_MAX, Hash
+from quorate.chain.weights import WEIGHT_BYTES
 
-from ledger.queries import TaskView
-from node.rpc.answers import OCTET_STREAM, TaskPath, document
+from node.rpc import answers
+from node.rpc.answers import OCTET_STREAM, HeightQuery, TaskPath, answer, document
+from node.rpc.blocks import make_missing
 from node.rpc.context import Node, RpcContext
 from node.rpc.problems import Refusal
 from node.rpc.streaming import PieceByPiece, SendPiece
@@ -27,22 +31,37 @@ ChunkQuery = Annotated[
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """The weights that a request means: since which block, and which they are."""
+
+    task_id: Hash
+    height: int
+    training_round: int
+    root: Hash
+    size: int
+    is_latest: bool
+
+
 @get(
     "/v1/tasks/{task:str}/weights",
     responses=document("Little-endian int32.", bytes, media_type=OCTET_STREAM),
 )
-async def get_weights(node: Node, task: TaskPath, chunk: ChunkQuery = None) -> Response[bytes]:
-    """Download the latest finalized weights of a task.
+async def get_weights(
+    node: Node, task: TaskPath, chunk: ChunkQuery = None, height: HeightQuery = None
+) -> Response[bytes]:
+    """Download the finalized weights of a task as of a block, by default the latest.
 
     The headers say which they are: Quorate-Weights-Root, since which block and for which training
-    round (Quorate-Height, Quorate-Training-Round).
+    round (Quorate-Height, Quorate-Training-Round). Weights of earlier rounds are kept for a while
+    (weights_retain in the node's settings); a refusal names the lowest height that is left.
     """
-    found = find_task(node, task)
-    data = _open(node, found)
+    found = _find(node, task, height)
+    data = await _open(node, found, height)
     headers = {
-        "quorate-weights-root": found.record.weights_root.hex(),
-        "quorate-height": str(found.record.opened_height),
-        "quorate-training-round": str(found.record.training_round),
+        "quorate-weights-root": found.root.hex(),
+        "quorate-height": str(found.height),
+        "quorate-training-round": str(found.training_round),
         "cache-control": "no-cache",
     }
     if chunk is not None:
@@ -64,14 +83,99 @@ async def get_weights(node: Node, task: TaskPath, chunk: ChunkQuery = None) -> R
     return PieceByPiece(produce, OCTET_STREAM, {**headers, "content-length": str(len(data))}, None)
 
 
-def _open(node: RpcContext, task: TaskView) -> NDArray[np.uint8]:
-    data = node.services.storage.payloads.open_memmap(task.record.weights_root, verify=False)
-    if data is None:
+@get(
+    "/v1/tasks/{task:str}/weights/chunks",
+    responses=document("The hashes of the chunks.", answers.WeightsChunks),
+)
+async def list_weights_chunks(
+    node: Node, task: TaskPath, height: HeightQuery = None
+) -> Response[bytes]:
+    """List the hashes of the chunks of a task's weights as of a block, by default the latest.
+
+    Their RFC 6962 root is the weights' root, so that each chunk can be verified by itself.
+    """
+    found = _find(node, task, height)
+    data = await _open(node, found, height)
+    hashes = await trio.to_thread.run_sync(compute_chunk_hashes, data.data)
+    return answer(
+        answers.WeightsChunks(
+            found.root.hex(),
+            str(found.height),
+            str(found.training_round),
+            str(found.size),
+            [each.hex() for each in hashes],
+        )
+    )
+
+
+def _find(node: RpcContext, task: str, height: int | None) -> _Found:
+    """Return which weights a task has at a height.
+
+    Raises
+    ------
+    Refusal
+        If there is no such task, or the height is not known here.
+    """
+    view = find_task(node, task)
+    record, size = view.record, WEIGHT_BYTES * view.record.dimension
+    if height is None or height >= record.opened_height:
+        if height is not None and height > node.services.storage.chain.height:
+            raise make_missing(node, height)
+        return _Found(
+            view.task_id,
+            record.opened_height,
+            record.training_round,
+            record.weights_root,
+            size,
+            is_latest=True,
+        )
+    place = node.models.get_place(height, view.task_id)
+    if place is None:
+        if height < record.created_height:
+            raise Refusal(
+                ErrorCode.NOT_FOUND,
+                f"The task has no weights at height {height}: it was created at "
+                f"{record.created_height}.",
+            )
+        raise make_missing(node, height)
+    return _Found(
+        view.task_id,
+        place.height,
+        place.training_round,
+        place.weights_root,
+        size,
+        is_latest=place.weights_root == record.weights_root,
+    )
+
+
+async def _open(node: RpcContext, found: _Found, height: int | None) -> NDArray[np.uint8]:
+    """Return the bytes of weights.
+
+    Raises
+    ------
+    Refusal
+        If they are not here; for the latest, at the moment.
+    """
+    payloads = node.services.storage.payloads
+    data = payloads.open_memmap(found.root, verify=False)
+    if data is not None:
+        return data
+    if found.is_latest:
         raise Refusal(
             ErrorCode.NOT_AVAILABLE,
             "This node does not have the weights at the moment: ask again, or another node.",
         )
-    return data
+    earliest = await node.models.find_earliest(found.task_id, payloads.has)
+    way_out = (
+        "ask another node"
+        if earliest is None
+        else f"the lowest height whose weights it has is {earliest}; ask for that, or another node"
+    )
+    raise Refusal(
+        ErrorCode.NOT_FOUND,
+        f"This node has not kept the task's weights of height {height} (weights_retain in its "
+        f"settings): {way_out}.",
+    )
 
 
 async def _read(data: NDArray[np.uint8], start: int) -> bytes:
@@ -82,4 +186,4 @@ async def _read(data: NDArray[np.uint8], start: int) -> bytes:
     return await trio.to_thread.run_sync(piece.tobytes)
 
 
-HANDLERS: Final = (get_weights,)
+HANDLERS: Final = (get_weights, list_weights_chunks)

@@ -13,7 +13,8 @@ from store.memory_payloads import MemoryPayloadStore
 class World:
     """Payloads that the state or the mempool may need."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, bytes_max: int | None = None) -> None:
+        self.bytes_max = bytes_max
         self.database = MemoryDatabase()
         self.payloads = MemoryPayloadStore()
         self.needed: set[Hash] = set()
@@ -23,7 +24,11 @@ class World:
 
     def open(self) -> None:
         self.retention = Retention(
-            self.database, self.payloads, lambda name: name in self.needed, lambda: self.pending
+            self.database,
+            self.payloads,
+            lambda name: name in self.needed,
+            lambda: self.pending,
+            self.bytes_max,
         )
 
     def held(self) -> Iterator[int]:
@@ -86,3 +91,30 @@ def test_a_payload_that_is_gone_already_is_no_error() -> None:
     world.retention.release([unknown], 1000)
     world.retention.release([], 1000)
     assert world.retention.drop_due(2000) == 0
+
+
+def test_weights_go_when_their_time_is_over() -> None:
+    world = World(4)
+    world.retention.release_weights(world.names[:2], 2000)
+    world.retention.release(world.names[2:3], 1000)
+    assert world.retention.drop_due(1500) == 1
+    assert list(world.held()) == [0, 1, 3]
+    world.open()
+    assert world.retention.sweep(frozenset(world.names[3:])) == 0
+    world.needed.add(world.names[0])
+    assert world.retention.drop_due(2001) == 1
+    assert list(world.held()) == [0, 3]
+
+
+def test_weights_make_room_before_their_time_the_oldest_first() -> None:
+    world = World(8, bytes_max=16)  # Two bytes each: the store is full.
+    for number, name in enumerate(world.names):
+        world.retention.release_weights([name], 10_000 + number)
+    world.needed.add(world.names[1])
+    assert world.retention.drop_due(1) == 2
+    assert list(world.held()) == [1, 3, 4, 5, 6, 7]  # Twelve bytes: three quarters.
+    assert world.retention.drop_due(1) == 0
+    # Other payloads keep their time whatever the room.
+    full = World(8, bytes_max=16)
+    full.retention.release(full.names, 10_000)
+    assert full.retention.drop_due(1) == 0

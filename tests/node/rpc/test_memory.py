@@ -13,8 +13,9 @@ from quorate.chain.receipt import (
     RoundReceipt,
     TransactionReceipt,
 )
-from quorate.chain.weights import ModelLeaf, compute_model_root
+from quorate.chain.weights import compute_model_root
 
+from node.execution.model_places import ModelPlace, make_leaf
 from node.rpc.model_history import ModelHistory
 from node.rpc.round_index import RoundIndex, SearchUnfinished
 
@@ -28,69 +29,114 @@ TASK, OTHER = make_hash(1), make_hash(2)
 
 @dataclass
 class Models:
-    """A state, as far as the history looks at it."""
+    """A state and a store, as far as the history looks at them."""
 
-    leaves: list[ModelLeaf] = field(default_factory=list)
+    documents: dict[str, list[tuple[int, bytes]]] = field(default_factory=dict)
+    height: int = 0
+    base: int = 1
+    reads: int = 0
 
     @property
-    def model_root(self) -> Hash:
-        return compute_model_root(tuple(self.leaves))
+    def task_ids(self) -> list[Hash]:
+        return [TASK, OTHER, make_hash(3)]
 
-    def train(self, number: int) -> None:
-        self.leaves = [
-            ModelLeaf(task, make_hash(1000 * number + index), make_hash(7))
-            for index, task in enumerate((TASK, OTHER, make_hash(3)))
-        ]
+    def load_document(self, name: str, height: int) -> bytes | None:
+        self.reads += 1
+        if not self.base <= height <= self.height:
+            return None
+        versions = [raw for at, raw in self.documents.get(name, []) if at <= height]
+        return versions[-1] if versions else None
+
+    def train(self, number: int) -> Hash:
+        """Decide a block in which every task has other weights; return its model root."""
+        self.height += 1
+        leaves = []
+        for index, task in enumerate(self.task_ids):
+            place = ModelPlace(self.height, number, make_hash(1000 * number + index), make_hash(7))
+            self.documents.setdefault(task.hex(), []).append((self.height, encode(place)))
+            leaves.append(make_leaf(task, place))
+        return compute_model_root(tuple(leaves))
+
+    def open(self, **limits: int) -> ModelHistory:
+        return ModelHistory(self, self, **limits)  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def models(monkeypatch: pytest.MonkeyPatch) -> Models:
-    monkeypatch.setattr("node.rpc.model_history.get_model_leaves", lambda state: state.leaves)
-    return Models()
-
-
-def test_past_heights_keep_their_proofs(models: Models) -> None:
-    history = ModelHistory(models)
+async def test_past_heights_have_their_proofs() -> None:
+    models = Models()
+    history = models.open()
     roots = {}
-    for height in range(1, 10):
-        models.train(height // 3)
-        roots[height] = models.model_root
-        assert history.record(height, roots[height])
+    for number in range(1, 4):
+        root = models.train(number)
+        models.height += 2
+        roots |= dict.fromkeys(range(models.height - 2, models.height + 1), root)
     for height, root in roots.items():
-        proof = history.get_proof(height, OTHER)
+        proof = await history.get_proof(height, root, OTHER)
         assert proof is not None
-        assert proof.leaf.weights_root == make_hash(1000 * (height // 3) + 1)
+        assert proof.leaf.weights_root == make_hash(1000 * ((height + 2) // 3) + 1)
         assert is_proof_valid(proof.proof, root, encode(proof.leaf))
-    assert history.get_proof(10, OTHER) is None
-    assert history.get_proof(5, make_hash(99)) is None
-    assert history.get_proof(5, make_hash(0)) is None
+    # The leaves of a root are read once, whatever the height.
+    assert models.reads == 3 * 3
+    assert await history.get_proof(5, roots[5], make_hash(99)) is None
+    assert await history.get_proof(5, roots[5], make_hash(0)) is None
 
 
-def test_a_height_whose_models_are_gone_is_left_out(models: Models) -> None:
-    history = ModelHistory(models)
+async def test_leaves_that_do_not_lead_to_the_header_prove_nothing() -> None:
+    models = Models()
+    first, second = models.train(1), models.train(2)
+    history = models.open()
+    assert await history.get_proof(1, second, TASK) is None
+    assert await history.get_proof(1, first, TASK) is not None
+
+
+async def test_the_memory_of_leaves_is_bounded_in_roots_and_leaves() -> None:
+    models = Models()
+    roots = [models.train(number) for number in range(10)]
+    for limits, kept in (({"roots_kept": 4}, 4), ({"leaves_kept_max": 6}, 2), ({}, 10)):
+        history = models.open(**limits)
+        for height, root in enumerate(roots, 1):
+            assert await history.get_proof(height, root, TASK) is not None
+        assert list(history._by_root) == roots[-kept:]
+        assert history._leaf_count == 3 * kept
+    tiny = models.open(leaves_kept_max=1)
+    assert await tiny.get_proof(1, roots[0], TASK) is not None
+
+
+async def test_the_earliest_weights_are_those_before_a_gap() -> None:
+    models = Models()
+    for number in range(6):
+        models.train(number)
+    gone = make_hash(1000 * 2)
+
+    def has(root: Hash) -> bool:
+        return root != gone
+
+    assert await models.open().find_earliest(TASK, has) == 4
+    assert await models.open(places_max=2).find_earliest(TASK, has) == 5
+    assert await models.open().find_earliest(TASK, lambda _root: False) is None
+    assert await models.open().find_earliest(OTHER, has) == 1
+
+
+async def test_below_the_stored_blocks_only_what_still_holds_is_known() -> None:
+    models = Models()
     models.train(1)
-    gone = models.model_root
+    models.height, models.base = 9, 5
+    history = models.open()
+    for height in (1, 4, 9):
+        place = history.get_place(height, TASK)
+        assert place is not None
+        assert place.height == 1
+    assert history.get_place(10, TASK) is None
     models.train(2)
-    assert not history.record(4, gone)
-    assert history.get_proof(4, TASK) is None
-    assert history.record(5, models.model_root)
-    assert history.record(5, models.model_root)
-    assert history.get_proof(5, TASK) is not None
+    models.base = 10
+    assert history.get_place(9, TASK) is None
 
 
-def test_the_history_is_bounded_in_heights_and_leaves(models: Models) -> None:
-    history = ModelHistory(models, heights_kept=4)
-    models.train(1)
-    for height in range(1, 11):
-        history.record(height, models.model_root)
-    assert [h for h in range(1, 12) if history.get_proof(h, TASK)] == [7, 8, 9, 10]
-    small = ModelHistory(models, leaves_kept_max=6)
-    for height in range(1, 11):
-        small.record(height, models.model_root)
-    assert [h for h in range(1, 12) if small.get_proof(h, TASK)] == [9, 10]
-    tiny = ModelHistory(models, leaves_kept_max=1)
-    tiny.record(1, models.model_root)
-    assert tiny.get_proof(1, TASK) is not None
+async def test_a_damaged_place_is_the_storages_fault() -> None:
+    models = Models()
+    root = models.train(1)
+    models.documents[TASK.hex()] = [(1, b"\xc1")]
+    with pytest.raises(StorageError, match="height 1 cannot be read"):
+        await models.open().get_proof(1, root, TASK)
 
 
 def make_receipt(task: Hash, number: int, outcome: RoundOutcome) -> RoundReceipt:

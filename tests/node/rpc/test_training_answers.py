@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import trio
+from msgspec import structs
 from quorate import AsyncClient
 from quorate.chain.codec import encode
-from quorate.chain.content import compute_content_hash
+from quorate.chain.content import compute_chunk_hashes, compute_content_hash
 from quorate.chain.ids import Hash
-from quorate.chain.merkle import MerkleProof, is_proof_valid
-from quorate.chain.task import BelowMinimum
+from quorate.chain.merkle import MerkleProof, compute_root_of_hashes, is_proof_valid
+from quorate.chain.task import BelowMinimum, TensorSpec
 from quorate.chain.weights import ModelLeaf
 
 from node.rpc.round_index import RoundIndex
@@ -22,6 +23,7 @@ from tests.node.rpc.serving import (
     make_payload,
     make_rpc_config,
     make_spec,
+    make_task,
     make_update,
     open_rpc,
     open_task,
@@ -197,7 +199,7 @@ async def test_proofs_at_the_latest_and_at_past_heights(served: Served) -> None:
             404,
             "not_found",
         )
-        assert "latest" in problem["detail"]
+        assert "it has those from 1 to" in problem["detail"]
     created = (await served.get(f"/v1/tasks/{other.hex()}"))["created_height"]
     assert_problem(
         await served.client.get(
@@ -218,15 +220,16 @@ async def test_weights_that_are_not_here(served: Served) -> None:
     assert response.headers["retry-after"] == "1"
 
 
-async def test_large_weights_come_in_pieces(tmp_path: Path, monkeypatch: object) -> None:
+async def test_large_weights_come_in_pieces(tmp_path: Path) -> None:
     async with open_rpc(tmp_path) as served:
-        task_id = await open_task(served, ALICE)
-        data = np.arange(700_000, dtype="<i4").tobytes()  # 2.7 chunks
-        payload_hash = served.services.storage.payloads.put(data)
-        monkeypatch.setattr(
-            "node.rpc.weights._open",
-            lambda node, _task: node.services.storage.payloads.open_memmap(payload_hash),
+        dimension = 700_000  # 2.7 chunks
+        data = np.arange(dimension, dtype="<i4").tobytes()
+        spec = structs.replace(
+            make_spec(),
+            tensors=(TensorSpec("w", (dimension,), 16, 12),),
+            initial_weights_root=compute_content_hash(data),
         )
+        task_id = bytes.fromhex(await served.send(ALICE, make_task(spec), data))
         path = f"/v1/tasks/{task_id.hex()}/weights"
         whole = await served.client.get(path)
         assert whole.content == data
@@ -237,6 +240,54 @@ async def test_large_weights_come_in_pieces(tmp_path: Path, monkeypatch: object)
         assert [len(piece) for piece in pieces[:2]] == [1 << 20, 1 << 20]
         assert b"".join(pieces) == data
         assert_problem(await served.client.get(path, params={"chunk": 3}), 404, "not_found")
+        listed = await served.get(f"{path}/chunks")
+        assert listed["size"] == str(len(data))
+        hashes = tuple(Hash(bytes.fromhex(each)) for each in listed["chunk_hashes"])
+        assert hashes == compute_chunk_hashes(data)
+        assert listed["weights_root"] == compute_root_of_hashes(hashes).hex()
+
+
+async def test_weights_and_proofs_of_every_kept_height(served: Served) -> None:
+    task_id = await open_task(served, ALICE, BOB)
+    created = served.services.executor.position.height
+    path = f"/v1/tasks/{task_id.hex()}"
+    kept = {}
+    for value in (5, 7, 9):
+        await train(served, task_id, value)
+        ended = served.services.executor.position.height
+        await served.wait_for_height(ended + 2)
+        kept[ended + 1] = get_weights(served, task_id)
+    for height, data in kept.items():
+        response = await served.client.get(f"{path}/weights", params={"height": height})
+        assert response.content == data
+        assert int(response.headers["quorate-height"]) <= height
+        leaf = await verify_proof(served, task_id, height)
+        assert leaf.weights_root == compute_content_hash(data)
+        listed = await served.get(f"{path}/weights/chunks", height=height)
+        assert listed["weights_root"] == leaf.weights_root.hex()
+    first = await served.client.get(f"{path}/weights", params={"height": created})
+    assert first.content == INITIAL
+    assert first.headers["quorate-training-round"] == "0"
+    for wrong in (0, 1, 10**9):
+        response = await served.client.get(f"{path}/weights", params={"height": wrong})
+        assert_problem(response, 404, "not_found")
+
+
+async def test_weights_that_are_not_kept_name_the_lowest_height_that_is(served: Served) -> None:
+    task_id = await open_task(served, ALICE, BOB)
+    heights = []
+    for value in (5, 7, 9):
+        await train(served, task_id, value)
+        shown = await served.get(f"/v1/tasks/{task_id.hex()}/rounds/{len(heights)}")
+        heights.append(int(shown["height"]))
+    path = f"/v1/tasks/{task_id.hex()}/weights"
+    lost = await served.get(f"{path}/chunks", height=heights[0])
+    served.services.storage.payloads.delete(bytes.fromhex(lost["weights_root"]))
+    for height in (heights[0], heights[1] - 1):
+        response = await served.client.get(path, params={"height": height})
+        problem = assert_problem(response, 404, "not_found")
+        assert f"the lowest height whose weights it has is {heights[1]};" in problem["detail"]
+    assert (await served.client.get(path, params={"height": heights[1]})).status_code == 200
 
 
 async def test_the_sdk_trains_and_verifies_over_the_rpc(tmp_path: Path) -> None:
