@@ -28,10 +28,11 @@ from quorate.task_draft import draft_task
 
 from bench.errors import BenchError
 from bench.signing import make_key, sign
-from ledger.aggregates import InlineAggregates
-from ledger.queries import get_task
+from ledger.aggregates import AggregateSource, InlineAggregates
+from ledger.queries import TaskView, get_task
 from ledger.state import State
 from node.config import Config
+from node.execution.aggregates import BackgroundAggregates
 from node.execution.executor import BlockContents, ExecutedBlock, Executor
 from node.execution.retention import Retention
 from node.execution.stored_chain import initialize_storage, load_position
@@ -73,6 +74,8 @@ class MadeChain:
         Sign each commit.
     participants : list of PrivateKey
         Have coins; the first of them sends the transfers and creates the task.
+    aggregates : AggregateSource, optional
+        Where the executor has aggregates from.
     """
 
     executor: Executor
@@ -80,6 +83,7 @@ class MadeChain:
     retention: Retention
     validators: Sequence[PrivateKey]
     participants: Sequence[PrivateKey]
+    aggregates: AggregateSource | None = None
     nonces: dict[bytes, int] = field(default_factory=dict)
 
     @property
@@ -89,15 +93,37 @@ class MadeChain:
 
     async def decide(self, *entries: tuple[PrivateKey, Body]) -> ExecutedBlock:
         """Make one block of these transactions, and commit it."""
-        raws = [self._sign(key, body) for key, body in entries]
+        return self._commit(await self._build([self._sign(key, body) for key, body in entries]))
+
+    async def decide_when_ready(self, key: PrivateKey, body: Body) -> ExecutedBlock:
+        """Make a block of one transaction as soon as what it waits for has been computed.
+
+        Raises
+        ------
+        BenchError
+            If nothing computes in the background.
+        """
+        if not isinstance(self.aggregates, BackgroundAggregates):
+            raise BenchError("Nothing is computed in the background, so nothing becomes ready.")
+        raw = self._sign(key, body)
+        while True:
+            done = self.aggregates.done
+            executed = await self._build([raw])
+            if executed.transaction_hashes:
+                return self._commit(executed)
+            await done.wait()
+
+    async def _build(self, raws: Sequence[bytes]) -> ExecutedBlock:
         position = self.executor.position
-        executed = await self.executor.build(
+        return await self.executor.build(
             position.validators.proposer.address,
             position.time_ms + BLOCK_TIME_MS,
             BlockContents(
                 [(compute_transaction_hash(raw), raw, decode_transaction(raw)) for raw in raws]
             ),
         )
+
+    def _commit(self, executed: ExecutedBlock) -> ExecutedBlock:
         self.executor.commit(self._sign_commit(executed.block_id))
         due_ms = executed.block.header.time_ms + executed.result.parameters.payload_retain_ms
         self.retention.release(executed.result.released_payloads, due_ms)
@@ -139,18 +165,31 @@ class MadeChain:
         generator = np.random.default_rng(0)
         for _ in range(count):
             await self.decide(
-                *((key, self._make_update(task_id, generator)) for key in self.participants)
+                *((key, self._draw_update(task_id, generator)) for key in self.participants)
             )
         return count * PARTICIPANTS * payload_bytes
 
-    def _make_update(self, task_id: Hash, generator: np.random.Generator) -> SubmitUpdate:
+    def get_task(self, task_id: Hash) -> TaskView:
+        """Return a task of the chain.
+
+        Raises
+        ------
+        BenchError
+            If it is not there.
+        """
         task = get_task(self.executor.state, task_id)
         if task is None:
             raise BenchError("The task that was just created is not there.")
-        values = generator.integers(
-            -UPDATE_AMPLITUDE, UPDATE_AMPLITUDE, task.spec.dimension, np.int16
-        )
-        payload = values.astype("<i2").tobytes()
+        return task
+
+    def _draw_update(self, task_id: Hash, generator: np.random.Generator) -> SubmitUpdate:
+        dimension = self.get_task(task_id).spec.dimension
+        values = generator.integers(-UPDATE_AMPLITUDE, UPDATE_AMPLITUDE, dimension, np.int16)
+        return self.make_update(task_id, values.astype("<i2").tobytes())
+
+    def make_update(self, task_id: Hash, payload: bytes) -> SubmitUpdate:
+        """Store an update's payload, and return what submits it to the task's open round."""
+        task = self.get_task(task_id)
         return SubmitUpdate(
             task_id,
             task.record.training_round,
@@ -180,16 +219,30 @@ class MadeChain:
         return Commit(Height(height), Round(0), block_id, signatures)
 
 
-def list_participants() -> list[PrivateKey]:
+def list_participants(count: int = PARTICIPANTS) -> list[PrivateKey]:
     """Return the accounts that the chain's genesis must give coins to."""
-    return [make_key("sync", index) for index in range(PARTICIPANTS)]
+    return [make_key("sync", index) for index in range(count)]
 
 
 @contextmanager
 def open_made_chain(
-    home: Home, config: Config, validators: Sequence[PrivateKey]
+    home: Home,
+    config: Config,
+    validators: Sequence[PrivateKey],
+    participants: Sequence[PrivateKey] | None = None,
+    aggregates: AggregateSource | None = None,
 ) -> Iterator[MadeChain]:
     """Yield the chain of a home folder that has no blocks yet; on leaving, all is on the disk.
+
+    Parameters
+    ----------
+    home : Home
+    config : Config
+    validators : sequence of PrivateKey
+    participants : sequence of PrivateKey, optional
+        By default those of `list_participants`.
+    aggregates : AggregateSource, optional
+        By default every aggregate is computed on the spot.
 
     Raises
     ------
@@ -218,7 +271,8 @@ def open_made_chain(
             state,
             load_position(store, state),
             TransactionVerifier(genesis.chain_id),
-            InlineAggregates(),
+            InlineAggregates() if aggregates is None else aggregates,
         )
         retention = Retention(journal, payloads, state.is_payload_needed, frozenset)
-        yield MadeChain(executor, payloads, retention, validators, list_participants())
+        keys = list_participants() if participants is None else participants
+        yield MadeChain(executor, payloads, retention, validators, keys, aggregates)

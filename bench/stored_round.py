@@ -1,92 +1,184 @@
-"""Aggregate a training round larger than memory, from files, and tell the memory it took.
+"""Aggregate a training round larger than memory in a node's own way, and tell what it took.
 
-Owns the demonstration: it writes n updates of d parameters into a folder, aggregates them through
-rows that read their columns from the files, and prints seconds and the peak of resident memory.
-Never keeps an update in memory.
+Owns the demonstration: a task and n updates of d parameters on a chain in a temporary folder, made
+and stored as a node stores them; then the block that seals the round, the aggregation in the
+background, and the block that carries its result. It prints seconds and the peak of resident
+memory from the sealing on. Never starts a network.
 
 Run as `python -m bench.stored_round --n 100 --dim 30000000 --rule trimmed_mean --folder FOLDER`,
 which needs 2 n d bytes on disk; the files are removed at the end.
 """
 
 import argparse
+import logging
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
-from quorate.chain.task import AggregationRule
+import structlog
+import trio
+from quorate.chain.genesis import GenesisAccount
+from quorate.chain.ids import Hash
+from quorate.chain.keys import PrivateKey
+from quorate.chain.parameters import ConsensusParameters
+from quorate.chain.receipt import RoundOutcome, RoundReceipt
+from quorate.chain.task import AggregationRule, OptimizerName, RoundPolicy, ServerOptimizer
+from quorate.chain.transaction import (
+    CreateTask,
+    FinalizeTrainingRound,
+    RegisterParticipant,
+)
+from quorate.task_draft import draft_task
 
-from aggregation import aggregate, keeps_aggregate, needs_seed
 from bench.aggregation_cases import RULES, compute_num_byzantine
+from bench.errors import BenchError
+from bench.machine import read_cpu_seconds, read_memory
+from bench.made_chain import MadeChain, list_participants, open_made_chain
+from bench.signing import BALANCE, CHAIN_ID
+from node.config_examples import LOCALNET
+from node.execution.aggregates import BackgroundAggregates
+from node.key_files import read_validator_key
+from node.localnet import find_free_addresses
+from node.testnet import NetworkPlan, write_network
 
-ITEM_BYTES = 2
-TILE_VALUES = 1 << 20
+TILE_VALUES: Final = 1 << 20
+DEADLINE_MS: Final = 3_600_000
+OPTIMIZERS: Final = {
+    "sgd": ServerOptimizer(OptimizerName.SGD),
+    "adam": ServerOptimizer(
+        OptimizerName.ADAM, momentum=58_982, second_moment_decay=64_880, adaptivity=66
+    ),
+}
 
 
-class StoredUpdate:
-    """An update in a file, of which only the columns that are asked for are read.
+@dataclass(frozen=True, slots=True)
+class StoredRoundFigures:
+    """What a training round took, from its sealing on.
 
-    Reading rather than mapping: pages of a map count as resident until the kernel wants them back.
+    Attributes
+    ----------
+    seconds, cpu_seconds : float
+    peak_mb : float
+        The highest resident memory of the process.
+    weights_root : bytes, 32
+        Of the result.
+    receipt : RoundReceipt
     """
 
-    dtype = np.dtype(np.int16)
-
-    def __init__(self, path: Path) -> None:
-        self._file = path.open("rb", buffering=0)
-        self.shape = (path.stat().st_size // ITEM_BYTES,)
-
-    def __getitem__(self, columns: slice, /) -> NDArray[np.int16]:
-        """Return columns start..stop."""
-        start, stop, _ = columns.indices(self.shape[0])
-        size = ITEM_BYTES * (stop - start)
-        data = os.pread(self._file.fileno(), size, ITEM_BYTES * start)
-        if len(data) != size:
-            raise OSError(f"a read of {size} bytes of an update gave {len(data)}")
-        return np.frombuffer(data, "<i2").astype(np.int16, copy=False)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+    weights_root: Hash
+    receipt: RoundReceipt
 
 
-def write_update(path: Path, index: int, dimension: int) -> None:
-    """Write an update: noise around a direction that all have in common."""
+def make_update(index: int, dimension: int) -> bytes:
+    """Return an update: noise around a direction that all have in common."""
     generator = np.random.default_rng(index)
     tile = generator.integers(-3000, 3000, TILE_VALUES, np.int16)
-    with path.open("wb") as file:
-        for start in range(0, dimension, TILE_VALUES):
-            part = np.roll(tile, start % 997) + np.int16(500 - start // TILE_VALUES)
-            file.write(part[: dimension - start].astype("<i2").tobytes())
+    update = np.empty(dimension, np.dtype("<i2"))
+    for start in range(0, dimension, TILE_VALUES):
+        part = np.roll(tile, start % 997) + np.int16(500 - start // TILE_VALUES)
+        update[start : start + TILE_VALUES] = part[: dimension - start]
+    return update.tobytes()
 
 
-def run(options: argparse.Namespace, folder: Path) -> None:
-    """Write the round, aggregate it, and print what that took."""
-    paths = [folder / f"update-{index}" for index in range(options.n)]
-    for index, path in enumerate(paths):
-        write_update(path, index, options.dim)
-    rule = AggregationRule(RULES[options.rule], compute_num_byzantine(options.rule, options.n))
-    updates = [StoredUpdate(path) for path in paths]
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = aggregate(
-        rule,
-        updates,
-        seed=b"seed" if needs_seed(rule) else None,
-        previous=np.zeros(options.dim, np.int16) if keeps_aggregate(rule) else None,
+async def open_round(
+    chain: MadeChain, rule: AggregationRule, optimizer: ServerOptimizer, dimension: int
+) -> Hash:
+    """Create a task, register its participants, and let all but the last send their update."""
+    participants = chain.participants
+    policy = RoundPolicy(
+        deadline_ms=DEADLINE_MS,
+        updates_min=len(participants),
+        updates_max=len(participants),
+        waive_proposer_spread=True,
     )
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    for update in updates:
-        update.close()
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    size_mb = options.n * options.dim * ITEM_BYTES / 2**20
-    print(
-        f"{options.rule}: n = {options.n}, d = {options.dim:,}, {size_mb:,.0f} MiB of updates:"
-        f" {wall:.1f} s ({cpu:.1f} s of processor time), {peak_mb:,.0f} MiB resident at most,"
-        f" aggregate {result.vector[:4].tolist()}..."
+    weights = {"w": np.zeros(dimension, np.float32)}
+    draft = draft_task("stored", weights, policy, rule=rule, optimizer=optimizer)
+    chain.payloads.put(draft.weights)
+    created = await chain.decide((chain.payer, CreateTask(draft.spec)))
+    task_id = created.transaction_hashes[0]
+    await chain.decide(*((key, RegisterParticipant(task_id)) for key in participants))
+    for index in range(len(participants) - 1):
+        await _send_update(chain, task_id, index, dimension)
+    return task_id
+
+
+async def _send_update(
+    chain: MadeChain, task_id: Hash, index: int, dimension: int
+) -> Sequence[RoundReceipt]:
+    update = chain.make_update(task_id, make_update(index, dimension))
+    executed = await chain.decide((chain.participants[index], update))
+    return executed.result.receipts.rounds
+
+
+async def close_round(chain: MadeChain, task_id: Hash, proposer: PrivateKey) -> RoundReceipt:
+    """Seal the round with the last update, and decide the block that carries the result.
+
+    Raises
+    ------
+    BenchError
+        If the round is not frozen, or ends without a result.
+    """
+    last = len(chain.participants) - 1
+    dimension = chain.get_task(task_id).spec.dimension
+    frozen = await _send_update(chain, task_id, last, dimension)
+    if [receipt.outcome for receipt in frozen] != [RoundOutcome.FROZEN]:
+        raise BenchError("The block of the last update did not freeze the training round.")
+    carrying = FinalizeTrainingRound(task_id, frozen[0].training_round)
+    executed = await chain.decide_when_ready(proposer, carrying)
+    (receipt,) = executed.result.receipts.rounds
+    if receipt.outcome is not RoundOutcome.FINALIZED:
+        raise BenchError(f"The training round ended as {receipt.outcome.name.lower()}.")
+    return receipt
+
+
+def forget_peak() -> None:
+    """Have the kernel note the peak of resident memory anew: so far it was that of preparing."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+async def measure(
+    folder: Path, n_updates: int, dimension: int, rule: AggregationRule, optimizer: ServerOptimizer
+) -> StoredRoundFigures:
+    """Run one training round on a chain of its own in an empty folder."""
+    participants = list_participants(n_updates)
+    storage = replace(LOCALNET.storage, payload_bytes_max=1 << 40)
+    config = replace(LOCALNET, storage=storage)
+    plan = NetworkPlan(
+        chain_id=CHAIN_ID,
+        addresses=find_free_addresses(1),
+        config=config,
+        # So that small rounds take the same way as large ones.
+        parameters=ConsensusParameters(aggregation_cost_block_max=0),
+        accounts=[GenesisAccount(key.address, BALANCE) for key in participants],
     )
+    (node,) = write_network(folder, plan)
+    key = read_validator_key(node.home.validator_key_file)
+    aggregates = BackgroundAggregates()
+    with open_made_chain(node.home, config, [key], participants, aggregates) as chain:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(aggregates.run)
+            task_id = await open_round(chain, rule, optimizer, dimension)
+            pid = os.getpid()
+            forget_peak()
+            wall, cpu = time.perf_counter(), read_cpu_seconds(pid)
+            receipt = await close_round(chain, task_id, key)
+            figures = StoredRoundFigures(
+                time.perf_counter() - wall,
+                read_cpu_seconds(pid) - cpu,
+                read_memory(pid).peak_mb,
+                chain.get_task(task_id).record.weights_root,
+                receipt,
+            )
+            nursery.cancel_scope.cancel()
+    return figures
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -95,10 +187,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=100, help="updates of the round")
     parser.add_argument("--dim", type=int, default=30_000_000, help="parameters of the model")
     parser.add_argument("--rule", choices=RULES, default="trimmed_mean")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
     parser.add_argument("--folder", type=Path, help="where there is room; a temporary one")
     options = parser.parse_args(arguments)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    rule = AggregationRule(RULES[options.rule], compute_num_byzantine(options.rule, options.n))
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        run(options, Path(folder))
+        figures = trio.run(
+            measure,
+            Path(folder) / "network",
+            options.n,
+            options.dim,
+            rule,
+            OPTIMIZERS[options.optimizer],
+        )
+    size_mb = 2 * options.n * options.dim / 1e6
+    print(
+        f"{options.rule}, {options.optimizer}: n = {options.n}, d = {options.dim:,},"
+        f" {size_mb:,.0f} MB of updates: {figures.seconds:.1f} s"
+        f" ({figures.cpu_seconds:.1f} s of processor time), {figures.peak_mb:,.0f} MB resident"
+        f" at most, weights {figures.weights_root.hex()[:16]}"
+    )
 
 
 if __name__ == "__main__":

@@ -6,14 +6,10 @@ Owns that it works. Never asserts a time.
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-from quorate.chain.task import AggregationRule
 
-from aggregation import aggregate
-from bench import stored_round
 from bench.aggregation import main
-from bench.aggregation_cases import OURS, RULES
+from bench.aggregation_cases import OURS
 
 
 def test_figures_are_printed_and_written(
@@ -37,24 +33,3 @@ def test_figures_are_printed_and_written(
 def test_a_case_that_wants_too_much_memory_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--n", "8", "--dim", "4000000", "--rules", "mean", "--memory-mib", "10"])
     assert "over 0 GiB" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("rule", ["trimmed_mean", "default"])
-def test_a_stored_round_equals_one_in_memory(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], rule: str
-) -> None:
-    n, d = 9, 70_000
-    for index in range(n):
-        stored_round.write_update(tmp_path / str(index), index, d)
-    stored = [stored_round.StoredUpdate(tmp_path / str(index)) for index in range(n)]
-    mapped = [np.memmap(tmp_path / str(index), np.int16, "r") for index in range(n)]
-    composed = AggregationRule(RULES[rule], 2)
-    result = aggregate(composed, stored)
-    again = aggregate(composed, mapped)
-    assert np.array_equal(result.vector, again.vector)
-    assert result.scores == again.scores
-    for update in stored:
-        update.close()
-    stored_round.main(["--n", "9", "--dim", "70000", "--rule", rule, "--folder", str(tmp_path)])
-    assert capsys.readouterr().out.startswith(f"{rule}: n = 9, d = 70,000, 1 MiB of updates")
-    assert len(list(tmp_path.iterdir())) == n
