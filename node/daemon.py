@@ -24,7 +24,7 @@ from node.composition import Node, NodeStorage
 from node.config import Config
 from node.home import Home
 from node.key_files import read_node_key, read_validator_key
-from node.rpc.server import serve_metrics, serve_rpc
+from node.rpc.server import bind_metrics, bind_rpc, serve_metrics, serve_rpc
 from node.storage import open_storage
 from p2p.host import LibP2PNetwork
 
@@ -88,6 +88,13 @@ async def run_daemon(
                 key_seed=node_key.seed,
             )
         )
+        # Taken before the node runs: one that has no port to be asked at must not sign anything.
+        rpc_listener = await bind_rpc(config)
+        stack.callback(rpc_listener.socket.close)
+        metrics_listener = None
+        if config.instrumentation.metrics:
+            metrics_listener = await bind_metrics(config)
+            stack.callback(metrics_listener.socket.close)
         node = Node(config, genesis, storage, network, signer, get_time_ms)
         # What was built until now lives as long as the process: leave it out of collections.
         gc.collect()
@@ -97,9 +104,9 @@ async def run_daemon(
         async with trio.open_nursery() as nursery:
             await nursery.start(_watch_signals, nursery.cancel_scope)
             await nursery.start(node.run)
-            url = await nursery.start(serve_rpc, node.services)
-            if config.instrumentation.metrics:
-                await nursery.start(serve_metrics, node.services)
+            url = await nursery.start(serve_rpc, node.services, rpc_listener)
+            if metrics_listener is not None:
+                await nursery.start(serve_metrics, node.services, metrics_listener)
             _log.info(
                 "started",
                 chain_id=genesis.chain_id,

@@ -26,6 +26,9 @@ HALF_OPEN_MAX: Final = 1024
 BACKLOG: Final = 1024
 """Connections that the kernel may hold before they are accepted."""
 
+SETTING: Final = "[p2p] listen"
+"""How an operator calls the address to listen on."""
+
 
 class SocketStream:
     """A socket that is read in large pieces, and tells when it is closed.
@@ -124,7 +127,10 @@ async def bind(address: Address) -> trio.SocketListener:
         With a sentence that says why not.
     """
     if address.host_kind not in {"ip4", "ip6"}:
-        raise ListenError(f"cannot listen on {address.location}: an IP address is needed")
+        raise ListenError(
+            f"cannot listen on {address.location}: an IP address is needed, so set one of this "
+            f"machine's in {SETTING}"
+        )
     family = socket.AF_INET6 if address.host_kind == "ip6" else socket.AF_INET
     sock: trio.socket.SocketType | None = None
     try:
@@ -138,12 +144,14 @@ async def bind(address: Address) -> trio.SocketListener:
         if sock is not None:
             sock.close()
         reasons = {
-            errno.EADDRINUSE: "the port is in use",
-            errno.EADDRNOTAVAIL: "this machine has no such address",
-            errno.EACCES: "ports below 1024 need the system's permission",
+            errno.EADDRINUSE: "the port is in use: stop the program that uses it, or",
+            errno.EADDRNOTAVAIL: "this machine has no such address:",
+            errno.EACCES: "ports below 1024 need the system's permission:",
         }
-        reason = reasons.get(error.errno or 0, error.strerror or str(error))
-        raise ListenError(f"cannot listen on {address.location}: {reason}") from error
+        reason = reasons.get(error.errno or 0, f"{error.strerror or error}:")
+        raise ListenError(
+            f"cannot listen on {address.location}: {reason} set another address in {SETTING}"
+        ) from error
     return trio.SocketListener(sock)
 
 

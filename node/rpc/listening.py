@@ -49,6 +49,37 @@ class SurfaceListenError(QuorateError):
     """A surface's address cannot be listened on. The message is one sentence for the operator."""
 
 
+async def bind(address: tuple[str, int], name: str, setting: str) -> trio.SocketListener:
+    """Return a listener on an IP address and port; port 0 takes any free one.
+
+    Parameters
+    ----------
+    address : (str, int)
+    name, setting : str
+        What the surface and its setting are called, for the operator.
+
+    Raises
+    ------
+    SurfaceListenError
+        If the address cannot be used.
+    """
+    host, port = address
+    family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
+    listening = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
+        await listening.bind((host, port))
+        listening.listen(BACKLOG)
+    except OSError as error:
+        listening.close()
+        raise SurfaceListenError(
+            f"The {name} cannot listen on {host}:{port} "
+            f"({(error.strerror or str(error)).lower()}): stop the program that uses the "
+            f"port, or set another address in {setting}."
+        ) from error
+    return trio.SocketListener(listening)
+
+
 class BoundedStream:
     """A connection whose other end must keep reading.
 
@@ -181,28 +212,14 @@ class HttpServer:
                 self._stopping.set()
 
     async def listen(self, address: tuple[str, int]) -> trio.SocketListener:
-        """Return a listener on an IP address and port; port 0 takes any free one.
+        """Return a listener on an IP address and port, as `bind` does.
 
         Raises
         ------
         SurfaceListenError
             If the address cannot be used.
         """
-        host, port = address
-        family = trio.socket.AF_INET6 if ":" in host else trio.socket.AF_INET
-        listening = trio.socket.socket(family, trio.socket.SOCK_STREAM)
-        try:
-            listening.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_REUSEADDR, 1)
-            await listening.bind((host, port))
-            listening.listen(BACKLOG)
-        except OSError as error:
-            listening.close()
-            raise SurfaceListenError(
-                f"The {self._name} cannot listen on {host}:{port} "
-                f"({(error.strerror or str(error)).lower()}): stop the program that uses the "
-                f"port, or set another address in {self._setting}."
-            ) from error
-        return trio.SocketListener(listening)
+        return await bind(address, self._name, self._setting)
 
     async def _hold_connections(
         self, *, task_status: "TaskStatus[trio.Nursery]" = trio.TASK_STATUS_IGNORED

@@ -15,6 +15,7 @@ import pytest
 from quorate.client import Client
 from quorate.errors import ConnectionFailedError
 
+from node.agreement.signer import read_sign_record
 from node.config import load_config, write_config
 from node.home import Home
 from node.localnet import find_free_addresses
@@ -78,6 +79,12 @@ def occupy(host: str, port: int) -> Iterator[None]:
         yield
 
 
+def has_signed(home: Home) -> bool:
+    """Tell whether the validator has voted: the only one of its chain does so at once."""
+    record = read_sign_record(home.validator_state_file)
+    return record is not None and record.height > 0
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stops_in_order_within_five_seconds(home: Home, number: signal.Signals) -> None:
     with run_node(home) as process:
@@ -85,6 +92,7 @@ def test_stops_in_order_within_five_seconds(home: Home, number: signal.Signals) 
         process.send_signal(number)
         assert process.wait(STOP_SECONDS_MAX) == 0
         assert time.monotonic() - began < STOP_SECONDS_MAX
+    assert has_signed(home)
     log = (home.folder / "log").read_text()
     assert "stopped" in log.splitlines()[-1]
     assert "Traceback" not in log
@@ -97,6 +105,7 @@ def test_port_of_the_rpc_in_use(home: Home) -> None:
     assert refused.code == 1
     assert f"{host}:{port}" in refused.sentence
     assert "in use" in refused.sentence
+    assert not has_signed(home)
 
 
 def test_port_of_the_metrics_in_use(home: Home) -> None:
@@ -105,6 +114,7 @@ def test_port_of_the_metrics_in_use(home: Home) -> None:
         refused = start(home)
     assert refused.code == 1
     assert f"{host}:{port}" in refused.sentence
+    assert not has_signed(home)
 
 
 def test_port_of_the_network_in_use(home: Home) -> None:
@@ -113,7 +123,9 @@ def test_port_of_the_network_in_use(home: Home) -> None:
         refused = start(home)
     assert refused.code == 1
     assert listen in refused.sentence
-    assert "the port is in use" in refused.sentence
+    assert "the port is in use: stop the program that uses it, or" in refused.sentence
+    assert "set another address in [p2p] listen" in refused.sentence
+    assert not has_signed(home)
 
 
 def test_home_in_use(home: Home) -> None:
