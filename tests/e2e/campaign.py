@@ -217,7 +217,8 @@ class Campaign:
             case "restart":
                 member.end(signal.SIGTERM)
                 assert member.process is not None
-                assert member.process.returncode == 0, member.log_file.read_text()[-3000:]
+                code = member.process.returncode
+                assert code == 0, f"{code} at SIGTERM: {member.log_file.read_text()[-3000:]}"
             case "freeze":
                 member.send_signal(signal.SIGSTOP)
             case "disconnect":

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -72,7 +71,7 @@ class Observations:
     rate: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
     latency_s: list[tuple[float, float]] = field(default_factory=list)
     marks: list[tuple[float, str]] = field(default_factory=list)
-    done: Counter[str] = field(default_factory=Counter)
+    done: dict[str, int] = field(default_factory=dict)
 
     def draw(self) -> str:
         return draw_panels(
@@ -160,7 +159,8 @@ class Attackers:
             self._process = None
             # One that was cut short has not said what it did.
             with suppress(json.JSONDecodeError):
-                self._seen.done.update(json.loads(self._counts_file.read_text()))
+                for what, count in json.loads(self._counts_file.read_text()).items():
+                    self._seen.done[what] = self._seen.done.get(what, 0) + count
 
 
 class Observer:
