@@ -7,6 +7,7 @@ configured interval, or when the ledger needs one because a training round is du
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 import trio
 
@@ -14,6 +15,10 @@ from consensus.driver import Driver
 from node.agreement.evidence_pool import EvidencePool
 from node.exchange.catching_up import CatchUp
 from node.execution.executor import Executor
+
+FINALIZATION_INTERVAL_S: Final = 0.25
+"""While a frozen training round is aggregated in the background, a block comes no sooner than this
+after the last one, if nothing else asks for it: its proposer may have the aggregate by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ class HeightStart:
         has_work = position.block_id is None or self._has_transactions() or len(self._evidence) > 0
         return (
             has_work
-            or bool(self._executor.finalizations_due)
+            or trio.current_time() >= self._get_finalization_time()
             or self._driver.has_messages_for(position.next_height)
             or self._catch_up.get(position.next_height) is not None
             or (due_ms is not None and self._now_ms() >= due_ms)
@@ -84,11 +89,15 @@ class HeightStart:
 
     def get_time(self) -> float:
         """Return when, in trio's time, a height begins though nothing arrives; maybe never."""
-        due_ms = self._executor.next_due_time_ms
-        if due_ms is None:
-            return self._get_empty_block_time()
-        due = trio.current_time() + max(0, due_ms - self._now_ms()) / 1000
-        return min(due, self._get_empty_block_time())
+        due_ms, due = self._executor.next_due_time_ms, math.inf
+        if due_ms is not None:
+            due = trio.current_time() + max(0, due_ms - self._now_ms()) / 1000
+        return min(due, self._get_finalization_time(), self._get_empty_block_time())
+
+    def _get_finalization_time(self) -> float:
+        if not self._executor.finalizations_due:
+            return math.inf
+        return self._decided_at + FINALIZATION_INTERVAL_S
 
     def _get_empty_block_time(self) -> float:
         if not self._empty_blocks.is_enabled:

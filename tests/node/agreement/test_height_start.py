@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from node.agreement.evidence_pool import EvidencePool
-from node.agreement.height_start import EmptyBlocks, HeightStart
+from node.agreement.height_start import FINALIZATION_INTERVAL_S, EmptyBlocks, HeightStart
 from tests.node.cluster import make_genesis
 from tests.node.execution.chain import ExecutionChain
 from tests.node.execution.test_evidence import make_evidence
@@ -86,14 +86,9 @@ def set_evidence(world: World) -> None:
     world.evidence.add(make_evidence(1))
 
 
-def set_finalization(world: World) -> None:
-    world.executor.finalizations_due = ((b"task", 0),)
-
-
 REASONS: list[Callable[[World], object]] = [
     set_transactions,
     set_evidence,
-    set_finalization,
     lambda world: world.early.add(2),
     lambda world: world.fetched.add(2),
 ]
@@ -121,6 +116,24 @@ async def test_a_training_round_that_is_due_is_a_reason(autojump_clock: object) 
     world.now_ms = 4000
     assert world.start.is_due()
     assert world.start.get_time() == pytest.approx(trio.current_time())
+
+
+async def test_a_frozen_round_makes_blocks_at_a_pace(autojump_clock: object) -> None:
+    """Its aggregate takes as long as it takes: blocks back to back would not hasten it."""
+    world = await make_world()
+    world.executor.finalizations_due = ((b"task", 0),)
+    for _ in range(3):
+        began = trio.current_time()
+        assert not world.start.is_due()
+        assert world.start.get_time() == began + FINALIZATION_INTERVAL_S
+        await trio.sleep_until(world.start.get_time())
+        assert world.start.is_due()
+        world.start.note_decision()
+    world.has_transactions = True
+    assert world.start.is_due()
+    world.has_transactions = False
+    world.executor.finalizations_due = ()
+    assert world.start.get_time() == math.inf
 
 
 async def test_empty_blocks_come_at_their_interval(autojump_clock: object) -> None:
