@@ -4,9 +4,14 @@ Owns what is remembered of a run to hold a promise against: which block was deci
 who signed what, where a transaction was decided. Never changes anything that a node sees.
 """
 
+from collections.abc import Sequence
+
+from quorate.chain.codec import decode
 from quorate.chain.ids import Address, Hash
+from quorate.chain.receipt import RECEIPTS_BYTES_MAX, BlockReceipts
 from quorate.chain.vote import Commit, Proposal, Vote
 
+from ledger.state import State
 from node.composition import Node
 from node.exchange.messages import ProposalMessage, VotesMessage, decode_message
 from node.execution.executor import ExecutedBlock
@@ -22,15 +27,17 @@ class Violation(Exception):  # noqa: N818 - it reads as what happened.
 class Checks:
     """What was seen of a run, and what must hold of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, accounts: Sequence[Address], coins: int) -> None:
         self.decided: dict[int, Hash] = {}
-        self.decided_transactions: dict[Hash, int] = {}
         self.signed: dict[tuple[object, ...], object] = {}
+        self._receipts: dict[int, bytes] = {}
+        self._accounts = accounts
+        self._coins = coins
 
     def check_decision(
         self, machine: Machine, node: Node, executed: ExecutedBlock, commit: Commit
     ) -> None:
-        """Check agreement, order, roots, and that nothing is decided twice."""
+        """Check agreement, order, the coins, and that all roots are those of the header."""
         number, header, block_hash = machine.number, executed.block.header, commit.block_id.hash
         height = header.height
         if height != machine.height + 1:
@@ -39,14 +46,25 @@ class Checks:
         known = self.decided.setdefault(height, block_hash)
         if known != block_hash:
             raise Violation(f"height {height}: {known.hex()} and {block_hash.hex()} were decided")
-        ledger = node.services.executor
+        services = node.services
+        if (stored := services.storage.chain.load_receipts(height)) is None:
+            raise Violation(f"node {number} decided {height} and has no receipts of it")
+        if self._receipts.setdefault(height, stored) != stored:
+            raise Violation(f"node {number} has other receipts of {height} than others")
+        if decode(BlockReceipts, stored, RECEIPTS_BYTES_MAX).root != header.receipts_root:
+            raise Violation(f"node {number} has other receipts of {height} than its header says")
+        state = services.executor.state
         # Blocks that others decided are applied in groups, and told when the group is durable.
-        if ledger.position.height == height and ledger.state.root != header.state_root:
+        is_last = services.executor.position.height == height
+        roots = header.state_root, header.model_root
+        if is_last and (state.root, state.model_root) != roots:
             raise Violation(f"node {number} has another state at {height} than its header says")
-        for transaction_hash in executed.transaction_hashes:
-            at = self.decided_transactions.setdefault(transaction_hash, height)
-            if at != height:
-                raise Violation(f"{transaction_hash.hex()} was decided at {at} and {height}")
+        self._check_coins(number, height, state)
+
+    def _check_coins(self, number: int, height: int, state: State) -> None:
+        total = sum(state.get_account(address).balance for address in self._accounts)
+        if total != self._coins:
+            raise Violation(f"node {number} at {height}: {self._coins - total} coins are gone")
 
     def watch_signatures(self, machine: Machine, network: SimNetwork) -> None:
         """Check that an honest validator never signs two things for one step, over restarts."""

@@ -1,126 +1,114 @@
-"""The load of a simulated network: who submits what to which node, and what was promised for it.
+"""The load of a simulated network: transfers, changes of parameters, and training.
 
-Owns the users and what nodes have acknowledged. Never judges a node: it tells which
-acknowledged transactions are still owed, and `checks` and `world` draw the consequence.
+Owns which of its actors run. What a participant of a task does is in `participants`, how anything
+gets to a node in `users`.
 """
 
 import random
-from collections.abc import Mapping
 
 import trio
-from quorate.chain.errors import TransactionError
-from quorate.chain.genesis import GenesisAccount
 from quorate.chain.ids import Hash
+from quorate.chain.keys import Domain
 from quorate.chain.transaction import (
-    Transaction,
+    Approval,
+    ChangeParameters,
     Transfer,
-    compute_transaction_hash,
-    sign_transaction,
+    compute_approval_bytes,
 )
 
-from tests.simulation.checks import Violation
-from tests.simulation.disk import PowerLoss
-from tests.simulation.machines import Machine, make_key
+from tests.simulation.load_plan import LoadPlan
+from tests.simulation.machines import VALIDATOR_KEYS
+from tests.simulation.participants import Training
+from tests.simulation.stranger import Stranger
+from tests.simulation.users import USER_KEYS, USERS, Users
 
-BALANCE = 1_000_000
-USERS = 6
-USER_KEYS = [make_key(1000 + i) for i in range(USERS)]
-
-
-def make_accounts() -> tuple[GenesisAccount, ...]:
-    """Return what the users begin with."""
-    return tuple(GenesisAccount(key.address, BALANCE) for key in USER_KEYS)
+AMOUNT_MAX = 100
+SETTLE_S = 0.5
+"""Virtual seconds in which what is pending may be decided, before users look for gaps."""
 
 
 class Load:
-    """The users of a network.
+    """All that users do.
 
     Parameters
     ----------
+    plan : LoadPlan
+    users : Users
+    stranger : Stranger or None
+        Passes on what nobody can complete.
     chain_id : str
-        The chain they use.
-    machines : list of Machine
-        All nodes; users submit to those that run and are honest.
-    decided : mapping of transaction hashes to heights
-        Where transactions were decided, as it fills.
-    source : random.Random
-        What they draw from.
     gap_s : float
-        Virtual seconds between submissions, on average.
+        Virtual seconds between transfers, on average.
+    validators : int
+        How many there are; all approve a change of parameters.
     """
 
     def __init__(
         self,
+        plan: LoadPlan,
+        users: Users,
+        stranger: Stranger | None,
         chain_id: str,
-        machines: list[Machine],
-        decided: Mapping[Hash, int],
-        source: random.Random,
         gap_s: float,
+        validators: int,
     ) -> None:
+        self._plan = plan
+        self._users = users
+        self._stranger = stranger
         self._chain_id = chain_id
-        self._machines = machines
-        self._decided = decided
-        self._random = source
         self._gap_s = gap_s
-        self._nonces = dict.fromkeys(range(USERS), 0)
-        self.acknowledged: dict[Hash, tuple[int, int]] = {}
+        self._validators = validators
+        self._scope = trio.CancelScope()
 
     async def run(self) -> None:
-        """Submit until cancelled."""
+        """Submit until stopped."""
+        with self._scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._transfer)
+                if self._plan.other_parameters is not None:
+                    nursery.start_soon(self._change_parameters)
+                for task in self._plan.tasks:
+                    training = Training(task, self._users, self._stranger)
+                    nursery.start_soon(training.run)
+
+    def stop(self) -> None:
+        """Submit nothing more."""
+        self._scope.cancel()
+
+    async def settle(self) -> None:
+        """Submit nothing more but what those need who still wait for an answer."""
+        self.stop()
+        while True:
+            await trio.sleep(SETTLE_S)
+            await self._users.close_gaps()
+
+    @property
+    def _random(self) -> random.Random:
+        return self._users.random
+
+    async def _transfer(self) -> None:
         while True:
             await trio.sleep(self._random.expovariate(1) * self._gap_s)
-            user = self._random.randrange(USERS)
-            up = [m for m in self._machines if m.is_up and not m.is_byzantine]
-            if up:
-                await self._submit(user, self._random.choice(up))
+            user = self._random.choice(self._users.all)
+            to = USER_KEYS[(user.number + 1) % USERS].address
+            body = Transfer(to, self._random.randrange(1, AMOUNT_MAX))
+            await self._users.submit(user, body, kind="transfer")
 
-    async def _submit(self, user: int, machine: Machine) -> None:
-        node = machine.node
-        if node is None:
+    async def _change_parameters(self) -> None:
+        parameters = self._plan.other_parameters
+        if parameters is None:
             return
-        key, nonce = USER_KEYS[user], self._nonces[user]
-        to = USER_KEYS[(user + 1) % USERS].address
-        body = Transfer(to, self._random.randrange(1, 100))
-        raw = sign_transaction(key, Transaction(1, self._chain_id, key.public_key, nonce, 0, body))
-        try:
-            await node.services.mempool.submit_local(raw, None)
-        except TransactionError:
-            # Another node may not have seen the last one yet; the user tries again elsewhere.
-            known, _ = self._read_account(user)
-            self._nonces[user] = max(known, min(nonce, self._nonces[user]))
-            return
-        except PowerLoss:
-            return
-        self._nonces[user] = nonce + 1
-        self.acknowledged[compute_transaction_hash(raw)] = (user, nonce)
-
-    def _read_account(self, user: int) -> tuple[int, int]:
-        best = max(
-            (m for m in self._machines if m.node is not None),
-            key=lambda m: m.height,
-            default=None,
+        await trio.sleep(self._plan.changes_s)
+        replaces = self._plan.parameters.root
+        change = ChangeParameters(parameters, replaces, 0, ())
+        message = compute_approval_bytes(self._chain_id, change)
+        approvals = tuple(
+            Approval(key.address, key.sign(Domain.PARAMETERS, message))
+            for key in VALIDATOR_KEYS[: self._validators]
         )
-        if best is None or best.node is None:
-            return 0, 0
-        account = best.node.services.executor.state.get_account(USER_KEYS[user].address)
-        return account.nonce, account.balance
-
-    def find_owed(self) -> list[Hash]:
-        """Return acknowledged transactions that are neither decided nor impossible by now."""
-        owed = []
-        for transaction_hash, (user, nonce) in self.acknowledged.items():
-            if transaction_hash in self._decided:
-                continue
-            known, _ = self._read_account(user)
-            if nonce >= known:
-                owed.append(transaction_hash)
-        return owed
-
-    def check_end(self) -> None:
-        """Check that no coin was made or lost, and nothing acknowledged was."""
-        total = sum(self._read_account(user)[1] for user in range(USERS))
-        if total != USERS * BALANCE:
-            raise Violation(f"{USERS * BALANCE - total} coins are gone")
-        lost = self.find_owed()
-        if lost:
-            raise Violation(f"{len(lost)} accepted transactions were lost")
+        body = ChangeParameters(parameters, replaces, 0, approvals)
+        accepted: Hash | None = None
+        while accepted is None:
+            user = self._random.choice(self._users.all)
+            accepted = await self._users.submit(user, body, kind="parameters")
+            await trio.sleep(0.1)

@@ -15,6 +15,7 @@ from quorate.chain.vote import Commit
 from node.agreement.consensus_runner import ConsensusParts
 from node.agreement.signer import Signer, SignRecord
 from node.composition import Node
+from node.events import Event
 from node.execution.executor import ExecutedBlock
 from p2p.identity import get_peer_id
 from p2p.network import PeerId
@@ -48,10 +49,22 @@ class SimSigner(Signer):
 
 
 class SimNode(Node):
-    """A node that tells what it decided."""
+    """A node that tells what it decided, and what it tells its clients."""
 
     machine: "Machine"
     tell: OnDecided
+
+    def listen(self, hear: Callable[["Machine", Event], None]) -> None:
+        """Let `hear` know of each event, whoever has subscribed."""
+        events = self.services.events
+        publish = events.publish
+
+        def published(*args: object, **kwargs: object) -> Event:
+            event = publish(*args, **kwargs)  # type: ignore[arg-type]
+            hear(self.machine, event)
+            return event
+
+        events.publish = published  # type: ignore[method-assign]
 
     def _make_consensus_parts(self, *args: object) -> ConsensusParts:
         parts = super()._make_consensus_parts(*args)  # type: ignore[arg-type]

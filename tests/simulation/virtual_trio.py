@@ -25,6 +25,8 @@ from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 inf = float("inf")
+THREAD_S = 0.003
+"""The most virtual seconds that work in a thread takes, unless the run says otherwise."""
 
 
 class Cancelled(BaseException):
@@ -82,6 +84,7 @@ class Scheduler:
     steps: int = 0
     spawned: int = 0
     timed: int = 0
+    thread_s: Callable[[Callable[..., Any]], float] | None = None
     is_over: bool = False
     main_result: Any = None
     main_error: BaseException | None = None
@@ -635,8 +638,10 @@ class to_thread:  # noqa: N801 - trio's name.
         limiter: Any = None,
     ) -> T:
         """Do the work after a moment that the seed draws: nobody knows how long a thread takes."""
+        engine = scheduler()
+        longest_s = THREAD_S if engine.thread_s is None else engine.thread_s(work)
         with CancelScope(shield=not (abandon_on_cancel or cancellable)):
-            await sleep(scheduler().random.random() * 0.003)
+            await sleep(engine.random.random() * longest_s)
         return work(*args)
 
 

@@ -22,7 +22,8 @@ from tests.simulation.checks import Checks, Violation
 from tests.simulation.disk import PowerLoss
 from tests.simulation.fabric import Fabric, SimNetwork
 from tests.simulation.faults import apply_fault, heal
-from tests.simulation.load import Load, make_accounts
+from tests.simulation.load import Load
+from tests.simulation.load_plan import make_load_plan
 from tests.simulation.machines import (
     VALIDATOR_KEYS,
     Machine,
@@ -30,6 +31,11 @@ from tests.simulation.machines import (
     SimSigner,
 )
 from tests.simulation.plan import Plan, make_plan
+from tests.simulation.promises import Promises
+from tests.simulation.replay import Archive, check_weights, replay
+from tests.simulation.slow_aggregates import slow_down
+from tests.simulation.stranger import Stranger
+from tests.simulation.users import BALANCE, USER_KEYS, USERS, Users, make_accounts
 
 CHAIN_ID = "simulation"
 GENESIS_TIME_MS = 1_700_000_000_000
@@ -47,7 +53,11 @@ class World:
         self.fabric = Fabric(random.Random(f"{seed}/fabric"))
         self.fabric.conditions = self.plan.conditions
         self.folder = folder
-        self.checks = Checks()
+        validators = VALIDATOR_KEYS[: len(self.plan.powers)]
+        self.checks = Checks([key.address for key in (*USER_KEYS, *validators)], USERS * BALANCE)
+        self.promises = Promises()
+        self.archive = Archive()
+        self.load_plan = make_load_plan(seed, USERS)
         self.trace = sha256()
         self.events = 0
         self.genesis = Genesis(
@@ -59,6 +69,7 @@ class World:
                 for i, power in enumerate(self.plan.powers)
             ),
             accounts=make_accounts(),
+            parameters=self.load_plan.parameters,
             bucket_count=16,
         )
         self.config = Config(
@@ -74,12 +85,15 @@ class World:
             mempool=MempoolSection(gossip_interval_ms=5, announce_after_ms=200),
         )
         self.machines = [self._make_machine(i) for i in range(len(self.plan.powers))]
+        source = random.Random(f"{seed}/load")
+        self.stranger = Stranger(self.fabric) if self.load_plan.has_stranger else None
         self.load = Load(
+            self.load_plan,
+            Users(CHAIN_ID, self.machines, self.promises, source, self.load_plan.fee),
+            self.stranger,
             CHAIN_ID,
-            self.machines,
-            self.checks.decided_transactions,
-            self.random,
             self.plan.submission_gap_s,
+            len(self.machines),
         )
 
     def _make_machine(self, number: int) -> Machine:
@@ -96,18 +110,21 @@ class World:
 
     async def run(self) -> None:
         """Run the safety phase, then the liveness phase."""
+        slow_down(self.load_plan.aggregation_s, is_inline=self.load_plan.is_inline)
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
             for machine in self.machines:
                 if machine.number not in self.plan.late:
                     await self.start(machine)
+            if self.stranger is not None:
+                nursery.start_soon(self.stranger.run)
             nursery.start_soon(self.load.run)
             with trio.move_on_after(self.plan.safety_s):
                 await self._break_things()
             self.note("heal")
             await heal(self)
             await self._require_liveness()
-            self._check_end()
+            await self._check_end()
             nursery.cancel_scope.cancel()
 
     async def start(self, machine: Machine) -> None:
@@ -136,6 +153,7 @@ class World:
             # It failed while the store was being opened; a later start finds what is left.
             return
         node.machine, node.tell = machine, self._on_decided
+        node.listen(self.promises.on_event)
         machine.node, machine.network = node, network
         machine.height = node.services.executor.position.height
         machine.scope = trio.CancelScope()
@@ -187,13 +205,16 @@ class World:
         honest = [m for m in self.machines if not m.is_byzantine]
         target = max((m.height for m in honest), default=0) + LIVENESS_HEIGHTS
         with trio.move_on_after(LIVENESS_S) as waiting:
-            while any(m.height < target for m in honest) or self.load.find_owed():  # noqa: ASYNC110
+            while any(m.height < target for m in honest):  # noqa: ASYNC110
+                await trio.sleep(0.05)
+            self.nursery.start_soon(self.load.settle)
+            while self.promises.find_owed() or any(map(_is_due, honest)):  # noqa: ASYNC110
                 await trio.sleep(0.05)
         if waiting.cancelled_caught:
             heights = {m.number: m.height for m in honest}
             raise Violation(
-                f"no decision within {LIVENESS_S} s of healing: heights {heights}, wanted "
-                f"{target}; {len(self.load.find_owed())} accepted transactions undecided\n"
+                f"not settled within {LIVENESS_S} s of healing: heights {heights}, wanted "
+                f"{target}; owed: {self.promises.describe_owed() or 'nothing'}\n"
                 + "\n".join(machine.describe() for machine in self.machines)
             )
 
@@ -201,11 +222,18 @@ class World:
         self, machine: Machine, node: SimNode, executed: ExecutedBlock, commit: Commit
     ) -> None:
         self.checks.check_decision(machine, node, executed, commit)
+        self.promises.on_decided(executed.block.header.height, executed.transaction_hashes)
+        self.archive.keep(machine.number, node, executed)
         height, block_hash = executed.block.header.height, commit.block_id.hash
         self.note("decided", machine.number, height, block_hash.hex())
 
-    def _check_end(self) -> None:
-        self.load.check_end()
+    async def _check_end(self) -> None:
+        honest = {m.number: m.node for m in self.machines if m.node and not m.is_byzantine}
+        stores = [node.services.storage.chain for node in honest.values()]
+        highest = max(stores, key=lambda store: store.height)
+        replayed = await replay(self.genesis, highest, self.archive)
+        for number, node in honest.items():
+            check_weights(number, node, replayed.state)
         if not self.plan.byzantine:
             self.checks.check_inboxes(self.machines)
 
@@ -213,3 +241,11 @@ class World:
         """Add an event to the trace."""
         self.events += 1
         self.trace.update(repr((round(trio.current_time(), 9), *what)).encode())
+
+
+def _is_due(machine: Machine) -> bool:
+    """Tell whether the ledger of a node waits for a block: a round is over, or frozen."""
+    if machine.node is None:
+        return False
+    executor = machine.node.services.executor
+    return executor.next_due_time_ms is not None or bool(executor.finalizations_due)
