@@ -51,6 +51,7 @@ from node.mempool.mempool import Mempool
 from node.mempool.verifier import TransactionVerifier
 from node.metrics import Metrics
 from node.reporting import Reporter
+from node.uploads import Uploads
 from p2p.network import Network, PeerId
 from store.chain_store import ChainStore
 from store.database import Database
@@ -106,6 +107,7 @@ class NodeServices:
     events: EventBus
     metrics: Metrics
     signer: Signer | None
+    uploads: Uploads
     now_ms: Callable[[], int]
 
 
@@ -199,6 +201,7 @@ class Node:
             events=self._events,
             metrics=self._reporter.metrics,
             signer=signer,
+            uploads=_make_uploads(config, storage, self._retention, now_ms),
             now_ms=now_ms,
         )
 
@@ -372,6 +375,13 @@ def _make_retention(
         ),
         bytes_max,
     )
+
+
+def _make_uploads(
+    config: Config, storage: NodeStorage, retention: Retention, now_ms: Callable[[], int]
+) -> Uploads:
+    bytes_max = config.mempool.payload_bytes_max
+    return Uploads(storage.payloads, bytes_max, retention.release, now_ms)
 
 
 def make_timeouts(config: Config) -> TimeoutConfig:

@@ -10,6 +10,7 @@ and its value carries a unit (``timeout_propose = "3s"`` is `timeout_propose_ms`
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from quorate.chain.content import CHUNK_BYTES
 from quorate.chain.transaction import TRANSACTION_BYTES_MAX
 
 from node.config.kinds import (
@@ -60,7 +61,9 @@ class RpcSection:
         "authenticates stands in front.",
     )
     body_bytes_max: int = _setting(
-        Size(TRANSACTION_BYTES_MAX, _GIB), 8 * _MIB, "Longest body of a request."
+        Size(CHUNK_BYTES, _GIB),
+        8 * _MIB,
+        "Longest body of a request. Larger payloads are uploaded in chunks of 1 MiB.",
     )
     allowed_hosts: tuple[str, ...] = _setting(
         TextList(check_host_name),

@@ -312,6 +312,24 @@ class Proof(Struct):
     proof: View
 
 
+class Payload(Struct):
+    """Where a payload stands: the chunks of 1 MiB that are missing, and who has told of it."""
+
+    payload_hash: str
+    size: str
+    is_complete: bool
+    missing: list[int]
+    announced_power: str = "0"
+    total_power: str = "0"
+
+
+class Chunk(Struct):
+    """A chunk of a payload that is here."""
+
+    payload_hash: str
+    index: int
+
+
 class WeightsChunks(Struct):
     """The chunks of a task's weights: since which block they are its weights, and their hashes."""
 

@@ -10,7 +10,7 @@ from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
-from node.rpc import blocks, events, status, tasks, transactions, weights
+from node.rpc import blocks, events, payloads, status, tasks, transactions, weights
 from node.rpc.context import RpcContext
 from node.rpc.door import Door
 from node.rpc.problems import answer_error
@@ -20,6 +20,7 @@ HANDLERS: Final = (
     *status.HANDLERS,
     *blocks.HANDLERS,
     *transactions.HANDLERS,
+    *payloads.HANDLERS,
     *tasks.HANDLERS,
     *weights.HANDLERS,
     *events.HANDLERS,

@@ -50,7 +50,7 @@ ENCODED_SLASH: Final = "%2F"
 
 _ENCODED_SLASH: Final = re.compile(rb"%2f", re.IGNORECASE)
 _PREFLIGHT_HEADERS: Final = [
-    (b"access-control-allow-methods", b"GET, POST"),
+    (b"access-control-allow-methods", b"GET, POST, PUT"),
     (b"access-control-allow-headers", b"content-type, last-event-id"),
     (b"access-control-max-age", b"600"),
 ]

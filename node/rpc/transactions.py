@@ -66,7 +66,7 @@ async def submit(request: AnyRequest, node: Node) -> Response[bytes]:
     object with both in base64. The same bytes again are answered with 200 and where they are.
     """
     body = await request.body()
-    raw, payload = _read_submission(_get_media_type(request), body)
+    raw, payload = _read_submission(get_media_type(request), body)
     outcome = await node.services.mempool.submit_local(raw, payload)
     submitted = answers.Submitted(outcome.hash.hex(), outcome.status)
     return answer(submitted, 202 if outcome.is_new else 200)
@@ -82,7 +82,7 @@ async def submit_batch(request: AnyRequest, node: Node) -> Response[bytes]:
 
     MessagePack alone: an array of pairs as for one. The answer is MessagePack if that is accepted.
     """
-    if _get_media_type(request) != MESSAGE_PACK:
+    if get_media_type(request) != MESSAGE_PACK:
         raise make_unsupported(MESSAGE_PACK)
     try:
         batch = _batch_decoder.decode(await request.body())
@@ -181,7 +181,8 @@ def make_malformed(error: Exception, expected: str) -> Refusal:
     return Refusal(ErrorCode.MALFORMED, f"The body is not {expected} ({error}): correct it.")
 
 
-def _get_media_type(request: AnyRequest) -> str:
+def get_media_type(request: AnyRequest) -> str:
+    """Return what a request says its body is, without parameters."""
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from quorate.genesis_file import read_genesis
     from quorate.key_file import load_key, load_or_create_key, save_key
     from quorate.participant import AsyncParticipant, Participant
+    from quorate.progress import Progress, ProgressBar
     from quorate.submissions import Measurement, UpdateDraft
     from quorate.task_draft import TaskDraft, draft_task, make_momentum, make_sgd
     from quorate.training_session import FitResult, RoundInfo, RoundResult
     from quorate.verification import VerifiedWeights, WeightsProof, verify_weights
+    from quorate.weights_file import StoredWeights
 
 _MODULES = {
     "async_client": ("AsyncClient",),
@@ -54,10 +56,12 @@ _MODULES = {
     "genesis_file": ("read_genesis",),
     "key_file": ("load_key", "load_or_create_key", "save_key"),
     "participant": ("AsyncParticipant", "Participant"),
+    "progress": ("Progress", "ProgressBar"),
     "submissions": ("Measurement", "UpdateDraft"),
     "task_draft": ("TaskDraft", "draft_task", "make_momentum", "make_sgd"),
     "training_session": ("FitResult", "RoundInfo", "RoundResult"),
     "verification": ("VerifiedWeights", "WeightsProof", "verify_weights"),
+    "weights_file": ("StoredWeights",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -75,6 +79,8 @@ __all__ = [
     "ModelSchema",
     "Participant",
     "PrivateKey",
+    "Progress",
+    "ProgressBar",
     "ProtocolError",
     "QuorateError",
     "RoundInfo",
@@ -82,6 +88,7 @@ __all__ = [
     "RoundResult",
     "RpcError",
     "Stage",
+    "StoredWeights",
     "TaskClosedError",
     "TaskDraft",
     "TaskSpec",

@@ -1,16 +1,17 @@
 """The asynchronous client of a node's RPC, for trio and for asyncio.
 
 Owns the methods a program calls; each is that of `Client`, awaited. Never starts a task of its
-own, so cancelling a call cancels all of it.
+own that outlives a call, so cancelling a call cancels all of it.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import httpx
 
-from quorate import procedures, submissions
+from quorate import downloads, procedures, submissions, transfer_protocol, uploads
 from quorate import rpc_protocol as rpc
 from quorate.async_connection import AsyncConnection, run_script_async
 from quorate.chain.block import Block, Header
@@ -22,12 +23,16 @@ from quorate.chain.transaction import Body
 from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import Commit
 from quorate.chain.weights import ModelLeaf
+from quorate.downloads import DownloadOptions
 from quorate.http_exchange import ConnectionOptions
+from quorate.payload_source import PayloadData, PayloadSource
+from quorate.progress import OnProgress, ignore_progress
 from quorate.rpc_protocol import TaskKey
 from quorate.rpc_types import (
     Account,
     Event,
     ParticipantInfo,
+    PayloadInfo,
     Status,
     Submitted,
     Task,
@@ -39,6 +44,7 @@ from quorate.rpc_types import (
 from quorate.script import Endpoint, Feed, Script, perform, read_next_event
 from quorate.submissions import Measurement, UpdateDraft
 from quorate.verification import VerifiedWeights
+from quorate.weights_file import StoredWeights
 
 T = TypeVar("T")
 
@@ -159,6 +165,29 @@ class AsyncClient:
         )
         return await self.run(script, others=(source,))
 
+    async def download_weights(
+        self,
+        task: TaskKey,
+        path: Path | str,
+        *,
+        height: int | None = None,
+        trusted: Genesis | ValidatorSet | None = None,
+        commit_from: "AsyncClient | None" = None,
+        others: "Sequence[AsyncClient]" = (),
+        progress: OnProgress = ignore_progress,
+    ) -> StoredWeights:
+        """Download weights into a file, verified chunk by chunk, as `Client` does."""
+        options = DownloadOptions(
+            height,
+            trusted,
+            None if commit_from is None else commit_from.endpoint,
+            [each.endpoint for each in others],
+            progress,
+        )
+        script = downloads.download_weights(self.endpoint, task, Path(path), options)
+        sources = (*others, *(() if commit_from is None else (commit_from,)))
+        return await self.run(script, others=sources)
+
     async def events(
         self,
         types: Sequence[str] = (),
@@ -179,6 +208,24 @@ class AsyncClient:
             await self.connection.close_feed(feed)
 
     # --- what one asks of the chain --------------------------------------------------------------
+
+    async def payload(self, payload_hash: bytes) -> PayloadInfo:
+        """Return where a payload stands at this node; `RpcError` "not_found" if nowhere."""
+        return await self._ask(transfer_protocol.get_payload(payload_hash))
+
+    async def upload(
+        self,
+        data: PayloadData,
+        *,
+        task_id: bytes | None = None,
+        progress: OnProgress = ignore_progress,
+    ) -> PayloadInfo:
+        """Upload a payload to this node ahead of its transaction, as `Client` does."""
+        with PayloadSource(data) as source:
+            script = uploads.upload_payload(
+                self.endpoint, source, task_id=task_id, on_progress=progress
+            )
+            return await self.run(script)
 
     async def submit(self, raw: bytes, payload: bytes | None = None) -> Submitted:
         """Hand over a signed transaction; the same bytes again are no error."""
@@ -206,17 +253,31 @@ class AsyncClient:
         """Move coins to another account."""
         return await self.run(submissions.transfer(self.endpoint, key, to, amount))
 
-    async def create_task(self, key: PrivateKey, spec: TaskSpec, weights: bytes) -> Submitted:
+    async def create_task(
+        self,
+        key: PrivateKey,
+        spec: TaskSpec,
+        weights: PayloadData,
+        *,
+        progress: OnProgress = ignore_progress,
+    ) -> Submitted:
         """Create a task; its id is the transaction's hash."""
-        return await self.run(submissions.create_task(self.endpoint, key, spec, weights))
+        return await self.run(submissions.create_task(self.endpoint, key, spec, weights, progress))
 
     async def register(self, key: PrivateKey, task: TaskKey) -> Submitted:
         """Register the key's account as a participant of a task."""
         return await self.run(submissions.register(self.endpoint, key, task))
 
-    async def submit_update(self, key: PrivateKey, task: TaskKey, draft: UpdateDraft) -> Submitted:
-        """Submit a model update for an open training round."""
-        return await self.run(submissions.submit_update(self.endpoint, key, task, draft))
+    async def submit_update(
+        self,
+        key: PrivateKey,
+        task: TaskKey,
+        draft: UpdateDraft,
+        *,
+        progress: OnProgress = ignore_progress,
+    ) -> Submitted:
+        """Submit a model update for an open training round, a large one in chunks."""
+        return await self.run(submissions.submit_update(self.endpoint, key, task, draft, progress))
 
     async def submit_evaluation(
         self, key: PrivateKey, task: TaskKey, measurement: Measurement

@@ -1,12 +1,12 @@
 """Connections to nodes under trio or asyncio: scripts whose operations are awaited.
 
 Owns the HTTP connections of the asynchronous client. Never knows what a request is about, and
-never starts a task of its own.
+never starts a task that goes on after the call: cancelling a call cancels all of it.
 """
 
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from typing import TypeVar, assert_never
 
@@ -36,6 +36,7 @@ from quorate.script import (
     ReadClock,
     ReadFeed,
     RunFunction,
+    RunTogether,
     Script,
     Send,
     Sleep,
@@ -208,6 +209,26 @@ async def run_script_async(script: Script[T], connections: Mapping[Endpoint, Asy
         script.close()
 
 
+async def _run_together(
+    scripts: Sequence[Script[None]], connections: Mapping[Endpoint, AsyncConnection]
+) -> None:
+    """Perform scripts in a task each, and raise the first error of one."""
+    errors: list[QuorateError | OSError] = []
+
+    async def run(script: Script[None]) -> None:
+        try:
+            await run_script_async(script, connections)
+        except (QuorateError, OSError) as error:
+            errors.append(error)
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for script in scripts:
+            group.start_soon(run, script)
+    if errors:
+        raise errors[0]
+
+
 async def _perform(operation: Operation, connections: Mapping[Endpoint, AsyncConnection]) -> object:
     match operation:
         case Send(endpoint, request):
@@ -224,6 +245,8 @@ async def _perform(operation: Operation, connections: Mapping[Endpoint, AsyncCon
             return await connections[feed.endpoint].read_feed(feed)
         case CloseFeed(feed):
             await connections[feed.endpoint].close_feed(feed)
+        case RunTogether(scripts):
+            await _run_together(scripts, connections)
         case _:
             assert_never(operation)
     return None

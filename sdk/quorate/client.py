@@ -5,12 +5,13 @@ node answers is trusted only where a method says that it was verified.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
 import httpx
 
-from quorate import procedures, submissions
+from quorate import downloads, procedures, submissions, transfer_protocol, uploads
 from quorate import rpc_protocol as rpc
 from quorate.chain.block import Block, Header
 from quorate.chain.genesis import Genesis
@@ -22,12 +23,16 @@ from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import Commit
 from quorate.chain.weights import ModelLeaf
 from quorate.connection import Connection, run_script
+from quorate.downloads import DownloadOptions
 from quorate.http_exchange import ConnectionOptions
+from quorate.payload_source import PayloadData, PayloadSource
+from quorate.progress import OnProgress, ignore_progress
 from quorate.rpc_protocol import TaskKey
 from quorate.rpc_types import (
     Account,
     Event,
     ParticipantInfo,
+    PayloadInfo,
     Status,
     Submitted,
     Task,
@@ -39,6 +44,7 @@ from quorate.rpc_types import (
 from quorate.script import Endpoint, Feed, Script, perform, read_next_event
 from quorate.submissions import Measurement, UpdateDraft
 from quorate.verification import VerifiedWeights
+from quorate.weights_file import StoredWeights
 
 T = TypeVar("T")
 
@@ -202,6 +208,69 @@ class Client:
         )
         return self.run(script, others=(source,))
 
+    def download_weights(
+        self,
+        task: TaskKey,
+        path: Path | str,
+        *,
+        height: int | None = None,
+        trusted: Genesis | ValidatorSet | None = None,
+        commit_from: "Client | None" = None,
+        others: "Sequence[Client]" = (),
+        progress: OnProgress = ignore_progress,
+    ) -> StoredWeights:
+        """Download weights into a file and verify them, chunk by chunk, against the chain.
+
+        An interrupted download goes on where it ended: what is sound in ``<path>.partial`` stays.
+
+        Parameters
+        ----------
+        task : Task, bytes or str
+        path : Path or str
+            Where to; replaced once the download is whole.
+        height : int, optional
+            The weights as of this block; the latest by default. Nodes keep those of earlier
+            training rounds for a while.
+        trusted : Genesis or ValidatorSet, optional
+            As in `get_verified_weights`. Without it the node's own genesis document is believed.
+        commit_from : Client, optional
+            Another node to ask for the commit.
+        others : sequence of Client
+            Nodes to take chunks from beside this one.
+        progress : callable
+            Called after each chunk, from another thread.
+
+        Returns
+        -------
+        StoredWeights
+            With arrays mapped from the file, read-only.
+
+        Raises
+        ------
+        VerificationError
+            Naming the step that failed.
+        RpcError
+            If no node has these weights any more; the message names the lowest height that has.
+
+        Examples
+        --------
+        >>> bar = ProgressBar()  # doctest: +SKIP
+        >>> stored = node.download_weights(
+        ...     "digits", "weights.bin", progress=bar.show
+        ... )  # doctest: +SKIP
+        >>> stored.arrays[0].shape  # doctest: +SKIP
+        """
+        options = DownloadOptions(
+            height,
+            trusted,
+            None if commit_from is None else commit_from.endpoint,
+            [each.endpoint for each in others],
+            progress,
+        )
+        script = downloads.download_weights(self.endpoint, task, Path(path), options)
+        sources = (*others, *(() if commit_from is None else (commit_from,)))
+        return self.run(script, others=sources)
+
     def events(
         self,
         types: Sequence[str] = (),
@@ -234,6 +303,44 @@ class Client:
 
     # --- what one asks of the chain --------------------------------------------------------------
 
+    def payload(self, payload_hash: bytes) -> PayloadInfo:
+        """Return where a payload stands at this node; `RpcError` "not_found" if nowhere."""
+        return self._ask(transfer_protocol.get_payload(payload_hash))
+
+    def upload(
+        self,
+        data: PayloadData,
+        *,
+        task_id: bytes | None = None,
+        progress: OnProgress = ignore_progress,
+    ) -> PayloadInfo:
+        """Upload a payload to this node, as far as it does not have it, ahead of its transaction.
+
+        `submit_update` and `create_task` do so by themselves. The node drops what no transaction
+        names within a while.
+
+        Parameters
+        ----------
+        data : bytes, array or Path
+            A mapped array or a file need not be in memory.
+        task_id : bytes, 32, optional
+            The task that it is an update for, so that one that does not fit is refused at once.
+        progress : callable
+            Called after each chunk, from another thread.
+
+        Raises
+        ------
+        RpcError
+            If the node refuses it.
+        ConnectionFailedError
+            If the node stays away; uploading again goes on where this ended.
+        """
+        with PayloadSource(data) as source:
+            script = uploads.upload_payload(
+                self.endpoint, source, task_id=task_id, on_progress=progress
+            )
+            return self.run(script)
+
     def submit(self, raw: bytes, payload: bytes | None = None) -> Submitted:
         """Hand over a signed transaction; the same bytes again are no error."""
         return self.run(procedures.submit(self.endpoint, raw, payload))
@@ -258,7 +365,14 @@ class Client:
         """Move coins to another account."""
         return self.run(submissions.transfer(self.endpoint, key, to, amount))
 
-    def create_task(self, key: PrivateKey, spec: TaskSpec, weights: bytes) -> Submitted:
+    def create_task(
+        self,
+        key: PrivateKey,
+        spec: TaskSpec,
+        weights: PayloadData,
+        *,
+        progress: OnProgress = ignore_progress,
+    ) -> Submitted:
         """Create a task; its id is the transaction's hash.
 
         Examples
@@ -267,15 +381,25 @@ class Client:
         >>> created = node.create_task(key, draft.spec, draft.weights)  # doctest: +SKIP
         >>> node.wait_for_transaction(created.hash)  # doctest: +SKIP
         """
-        return self.run(submissions.create_task(self.endpoint, key, spec, weights))
+        return self.run(submissions.create_task(self.endpoint, key, spec, weights, progress))
 
     def register(self, key: PrivateKey, task: TaskKey) -> Submitted:
         """Register the key's account as a participant of a task."""
         return self.run(submissions.register(self.endpoint, key, task))
 
-    def submit_update(self, key: PrivateKey, task: TaskKey, draft: UpdateDraft) -> Submitted:
-        """Submit a model update for an open training round."""
-        return self.run(submissions.submit_update(self.endpoint, key, task, draft))
+    def submit_update(
+        self,
+        key: PrivateKey,
+        task: TaskKey,
+        draft: UpdateDraft,
+        *,
+        progress: OnProgress = ignore_progress,
+    ) -> Submitted:
+        """Submit a model update for an open training round.
+
+        A large one is uploaded first, in chunks, as far as the node does not have it.
+        """
+        return self.run(submissions.submit_update(self.endpoint, key, task, draft, progress))
 
     def submit_evaluation(
         self, key: PrivateKey, task: TaskKey, measurement: Measurement

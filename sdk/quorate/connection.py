@@ -1,11 +1,14 @@
 """Blocking connections to nodes: scripts performed one operation after the other.
 
-Owns the HTTP connections of the synchronous client. Never knows what a request is about.
+Owns the HTTP connections of the synchronous client, and the threads of scripts that are performed
+side by side, which end with the call. Never knows what a request is about.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from typing import TypeVar, assert_never
 
 import httpx
@@ -32,6 +35,7 @@ from quorate.script import (
     ReadClock,
     ReadFeed,
     RunFunction,
+    RunTogether,
     Script,
     Send,
     Sleep,
@@ -169,11 +173,30 @@ class Connection:
             stream.response.close()
 
 
-def run_script(script: Script[T], connections: Mapping[Endpoint, Connection]) -> T:
-    """Perform a script's operations until it returns."""
+def run_script(
+    script: Script[T],
+    connections: Mapping[Endpoint, Connection],
+    stopped: threading.Event | None = None,
+) -> T:
+    """Perform a script's operations until it returns.
+
+    Parameters
+    ----------
+    script : Script
+    connections : mapping of Endpoint to Connection
+    stopped : threading.Event, optional
+        Once it is set, no further operation is performed.
+
+    Raises
+    ------
+    CancelledError
+        If it was stopped.
+    """
     try:
         operation = next(script)
         while True:
+            if stopped is not None and stopped.is_set():
+                raise CancelledError
             try:
                 outcome = _perform(operation, connections)
             except QuorateError as error:
@@ -185,6 +208,23 @@ def run_script(script: Script[T], connections: Mapping[Endpoint, Connection]) ->
         return value
     finally:
         script.close()
+
+
+def _run_together(operation: RunTogether, connections: Mapping[Endpoint, Connection]) -> None:
+    """Perform scripts in a thread each, and raise the first error of one."""
+    stopped = threading.Event()
+    with ThreadPoolExecutor(len(operation.scripts), "quorate") as pool:
+        futures = [
+            pool.submit(run_script, script, connections, stopped) for script in operation.scripts
+        ]
+        try:
+            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            # However this ends, by an interruption too, no thread goes on for long.
+            stopped.set()
+    for future in futures:
+        if future in done:
+            future.result()
 
 
 def _perform(operation: Operation, connections: Mapping[Endpoint, Connection]) -> object:
@@ -203,6 +243,8 @@ def _perform(operation: Operation, connections: Mapping[Endpoint, Connection]) -
             return connections[feed.endpoint].read_feed(feed)
         case CloseFeed(feed):
             connections[feed.endpoint].close_feed(feed)
+        case RunTogether():
+            _run_together(operation, connections)
         case _:
             assert_never(operation)
     return None

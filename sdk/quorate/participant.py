@@ -15,6 +15,7 @@ from quorate.chain.keys import PrivateKey
 from quorate.chain.validators import ValidatorSet
 from quorate.client import Client
 from quorate.errors import TaskClosedError
+from quorate.progress import OnProgress, ProgressBar
 from quorate.rpc_protocol import TaskKey
 from quorate.training_session import Fit, RoundResult, SessionOptions, TrainingSession
 
@@ -46,6 +47,8 @@ class Participant:
     error_feedback : bool
         Whether what the codec could not say of a counted update is added to the next one. It is
         kept in memory alone: float32, as many as the model has parameters.
+    progress : callable, optional
+        Called while a large update is uploaded; a bar on the terminal, if there is one, by default.
 
     Examples
     --------
@@ -60,7 +63,7 @@ class Participant:
     ...         print(result.training_round, result.is_set_aside, result.saturated)
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options that are said by name.
         self,
         client: Client,
         key: PrivateKey,
@@ -72,11 +75,13 @@ class Participant:
         dtype: DTypeLike = np.float32,
         round_timeout_s: float | None = None,
         error_feedback: bool = True,
+        progress: OnProgress | None = None,
     ) -> None:
         self._client = client
         self._others = () if commit_from is None else (commit_from,)
         source = None if commit_from is None else commit_from.endpoint
-        options = SessionOptions(trusted, source, dtype, round_timeout_s, error_feedback)
+        shown = ProgressBar().show if progress is None else progress
+        options = SessionOptions(trusted, source, dtype, round_timeout_s, error_feedback, shown)
         self._session = TrainingSession(client.endpoint, key, task, fit, options)
 
     def train_round(self) -> RoundResult:
@@ -147,7 +152,7 @@ class AsyncParticipant:
     ...             print(result.training_round)
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - options that are said by name.
         self,
         client: AsyncClient,
         key: PrivateKey,
@@ -159,11 +164,13 @@ class AsyncParticipant:
         dtype: DTypeLike = np.float32,
         round_timeout_s: float | None = None,
         error_feedback: bool = True,
+        progress: OnProgress | None = None,
     ) -> None:
         self._client = client
         self._others = () if commit_from is None else (commit_from,)
         source = None if commit_from is None else commit_from.endpoint
-        options = SessionOptions(trusted, source, dtype, round_timeout_s, error_feedback)
+        shown = ProgressBar().show if progress is None else progress
+        options = SessionOptions(trusted, source, dtype, round_timeout_s, error_feedback, shown)
         self._session = TrainingSession(client.endpoint, key, task, fit, options)
 
     async def train_round(self) -> RoundResult:

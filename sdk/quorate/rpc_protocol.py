@@ -92,11 +92,12 @@ def read_response(call: Call[T], response: Response) -> T:
         raise ProtocolError(f"{call.request.path} answered with HTTP {response.status}")
     try:
         return call.read(response)
-    except (ValueError, TypeError, KeyError, DecodeError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, DecodeError, ProtocolError, RecursionError) as error:
         raise ProtocolError(f"{call.request.path} answered nonsense: {error}") from error
 
 
-def _at_height(height: int | None) -> tuple[tuple[str, str], ...]:
+def get_at_height(height: int | None) -> tuple[tuple[str, str], ...]:
+    """Return the query for a height; without one, for the latest."""
     return () if height is None else (("height", str(height)),)
 
 
@@ -104,7 +105,8 @@ def _from_row(start: int) -> tuple[tuple[str, str], ...]:
     return (("start", str(start)),) if start else ()
 
 
-def _task_path(task: TaskKey) -> str:
+def get_task_path(task: TaskKey) -> str:
+    """Return the path of everything about a task."""
     match task:
         case Task():
             key = task.task_id.hex()
@@ -136,7 +138,7 @@ def get_genesis() -> Call[Genesis]:
 def _in_message_pack(
     path: str, height: int | None, read: Callable[[bytes], T], bytes_max: int
 ) -> Call[T]:
-    request = Request("GET", path, _at_height(height), {"Accept": MESSAGE_PACK}, None, bytes_max)
+    request = Request("GET", path, get_at_height(height), {"Accept": MESSAGE_PACK}, None, bytes_max)
     return Call(request, lambda response: read(response.content))
 
 
@@ -213,13 +215,13 @@ def get_tasks(start: int = 0) -> Call[Rows[TaskSummary]]:
 
 def get_task(task: TaskKey) -> Call[Task]:
     """Ask for a task."""
-    return Call(Request("GET", _task_path(task)), read_task)
+    return Call(Request("GET", get_task_path(task)), read_task)
 
 
 def get_participants(task: TaskKey, start: int = 0) -> Call[Rows[ParticipantInfo]]:
     """Ask for a page of those who are registered for a task."""
     return Call(
-        Request("GET", _task_path(task) + "/participants", _from_row(start)),
+        Request("GET", get_task_path(task) + "/participants", _from_row(start)),
         read_rows(ParticipantInfo, "participants"),
     )
 
@@ -227,7 +229,7 @@ def get_participants(task: TaskKey, start: int = 0) -> Call[Rows[ParticipantInfo
 def get_training_round(task: TaskKey, number: int | None) -> Call[TrainingRound]:
     """Ask for a training round; the open one without a number."""
     name = "current" if number is None else str(number)
-    return Call(Request("GET", f"{_task_path(task)}/rounds/{name}"), read_round)
+    return Call(Request("GET", f"{get_task_path(task)}/rounds/{name}"), read_round)
 
 
 def get_weights(task: TaskKey, bytes_max: int, chunk: int | None) -> Call[Page[bytes]]:
@@ -235,13 +237,13 @@ def get_weights(task: TaskKey, bytes_max: int, chunk: int | None) -> Call[Page[b
     query = () if chunk is None else (("chunk", str(chunk)),)
     bytes_max = bytes_max if chunk is None else min(bytes_max, CHUNK_BYTES)
     return Call(
-        Request("GET", _task_path(task) + "/weights", query, bytes_max=bytes_max), read_page
+        Request("GET", get_task_path(task) + "/weights", query, bytes_max=bytes_max), read_page
     )
 
 
 def get_proof(task: TaskKey, height: int | None) -> Call[tuple[int, ModelLeaf, MerkleProof]]:
     """Ask for a height, what the chain says of a task there, and the proof of it."""
-    return Call(Request("GET", _task_path(task) + "/proof", _at_height(height)), read_proof)
+    return Call(Request("GET", get_task_path(task) + "/proof", get_at_height(height)), read_proof)
 
 
 def get_events(

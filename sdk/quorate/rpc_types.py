@@ -129,6 +129,52 @@ class TransactionInfo(Struct, frozen=True):
         return self.status == "decided"
 
 
+class PayloadInfo(Struct, frozen=True):
+    """Where a payload stands at a node.
+
+    Attributes
+    ----------
+    payload_hash : bytes, 32
+        Its content address.
+    size : int
+        Its bytes.
+    is_complete : bool
+        Whether the node has all of it.
+    missing : tuple of int
+        The chunks of 1 MiB that the node does not have.
+    announced_power, total_power : int
+        The power of the validators that have told of having all of it, and of all of them. An
+        update whose payload is large enters a block once it is more than two thirds.
+    """
+
+    payload_hash: HexBytes
+    size: int
+    is_complete: bool
+    missing: tuple[int, ...] = ()
+    announced_power: int = 0
+    total_power: int = 0
+
+
+class ChunkList(Struct, frozen=True):
+    """The chunks of weights, as a node says; they prove something together with root and size.
+
+    Attributes
+    ----------
+    weights_root : bytes, 32
+    height, training_round : int
+        Since when they are a task's weights.
+    size : int
+        Their bytes.
+    chunk_hashes : tuple of bytes, 32
+    """
+
+    weights_root: HexBytes
+    height: int
+    training_round: int
+    size: int
+    chunk_hashes: tuple[HexBytes, ...]
+
+
 class TaskSummary(Struct, frozen=True):
     """A line in the list of tasks."""
 
@@ -273,12 +319,14 @@ class Page(Generic[T]):
 
 __all__ = [
     "Account",
+    "ChunkList",
     "ConsensusInfo",
     "Event",
     "Genesis",
     "HexBytes",
     "MempoolInfo",
     "ParticipantInfo",
+    "PayloadInfo",
     "Status",
     "Submitted",
     "Task",

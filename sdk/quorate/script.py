@@ -3,7 +3,7 @@
 A *script* is a generator: it yields what it wants done (send a request, sleep, read the clock,
 run a function, read an event) and is sent the outcome, or thrown the `QuorateError`. `Client`
 performs the operations one after the other, `AsyncClient` awaits them; neither knows what the
-script is about.
+script is about. Only scripts that one hands over together are performed side by side.
 
 Owns the operations and the policy of retries. Never does I/O itself.
 """
@@ -25,6 +25,8 @@ BACKOFF_MAX_S = 2.0
 RETRY_AFTER_MAX_S = 30.0
 STATUSES_RETRIED = frozenset({502, 503, 504})
 STATUS_TOO_MANY = 429
+TOGETHER_MAX = 64
+"""Scripts that are performed side by side, each by a thread or a task."""
 FEED_SILENCE_S = 15.0
 """After so long without an event a stream is opened anew; nodes send a comment every 10 s."""
 
@@ -118,7 +120,19 @@ class CloseFeed:
     feed: Feed
 
 
-Operation: TypeAlias = Send | Sleep | ReadClock | RunFunction | OpenFeed | ReadFeed | CloseFeed
+@dataclass(frozen=True)
+class RunTogether:
+    """Perform scripts side by side; there is no outcome, but the first error of one of them.
+
+    After an error the others are not gone on with: each ends at its next operation.
+    """
+
+    scripts: "Sequence[Script[None]]"
+
+
+Operation: TypeAlias = (
+    Send | Sleep | ReadClock | RunFunction | OpenFeed | ReadFeed | CloseFeed | RunTogether
+)
 Script: TypeAlias = Generator[Operation, object, T]
 
 
@@ -169,6 +183,22 @@ def read_clock() -> Script[float]:
 def run_function(function: Callable[[], T]) -> Script[T]:
     """Return what a function that may take long returns."""
     return cast("T", (yield RunFunction(function)))
+
+
+def run_together(scripts: Sequence[Script[None]]) -> Script[None]:
+    """Perform scripts side by side; at most `TOGETHER_MAX`.
+
+    Raises
+    ------
+    QuorateError
+        The first of one of them.
+    ValueError
+        If there are too many.
+    """
+    if len(scripts) > TOGETHER_MAX:
+        raise ValueError(f"{len(scripts)} scripts are too many to perform side by side")
+    if scripts:
+        yield RunTogether(scripts)
 
 
 def read_feed(feed: Feed) -> Script[Event | None]:

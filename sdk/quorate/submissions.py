@@ -7,7 +7,6 @@ itself: `procedures.send_body` does, with the key the caller hands over.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from quorate.chain.content import compute_content_hash
 from quorate.chain.ids import Address, Hash
 from quorate.chain.keys import PrivateKey
 from quorate.chain.task import TaskSpec
@@ -20,10 +19,13 @@ from quorate.chain.transaction import (
 )
 from quorate.chain.weights import WEIGHT_BYTES
 from quorate.errors import EncodingError
+from quorate.payload_source import PayloadData, PayloadSource
 from quorate.procedures import get_task, make_metrics, scale_metric, send_body
+from quorate.progress import OnProgress, ignore_progress
 from quorate.rpc_protocol import TaskKey
 from quorate.rpc_types import Submitted
-from quorate.script import Endpoint, Script
+from quorate.script import Endpoint, Script, run_function
+from quorate.uploads import send_with_payload
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,9 @@ class UpdateDraft:
         The open round.
     base_weights_root : bytes, 32
         The weights it is a difference to.
-    data : bytes
-        In the task's codec, from `update_encoding.encode_update`.
+    data : bytes, array or Path
+        In the task's codec, from `update_encoding.encode_update`. A mapped array or a file need
+        not be in memory.
     example_count : int
         How many examples it was trained on; reported, not proven.
     metrics : mapping of str to float
@@ -46,7 +49,7 @@ class UpdateDraft:
 
     training_round: int
     base_weights_root: bytes
-    data: bytes
+    data: PayloadData
     example_count: int = 0
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -79,16 +82,20 @@ def transfer(endpoint: Endpoint, key: PrivateKey, to: bytes, amount: int) -> Scr
 
 
 def create_task(
-    endpoint: Endpoint, key: PrivateKey, spec: TaskSpec, weights: bytes
+    endpoint: Endpoint,
+    key: PrivateKey,
+    spec: TaskSpec,
+    weights: PayloadData,
+    on_progress: OnProgress = ignore_progress,
 ) -> Script[Submitted]:
     """Create a task with its initial weights."""
-    if len(weights) != WEIGHT_BYTES * spec.dimension:
-        raise EncodingError(
-            f"the task has {spec.dimension} parameters, so its weights take "
-            f"{WEIGHT_BYTES * spec.dimension} bytes, not {len(weights)}"
-        )
-    body = CreateTask(spec)
-    return (yield from send_body(endpoint, key, body, weights))
+    with PayloadSource(weights) as source:
+        if source.size != WEIGHT_BYTES * spec.dimension:
+            raise EncodingError(
+                f"the task has {spec.dimension} parameters, so its weights take "
+                f"{WEIGHT_BYTES * spec.dimension} bytes, not {source.size}"
+            )
+        return (yield from send_with_payload(endpoint, key, CreateTask(spec), source, on_progress))
 
 
 def register(endpoint: Endpoint, key: PrivateKey, task: TaskKey) -> Script[Submitted]:
@@ -98,27 +105,32 @@ def register(endpoint: Endpoint, key: PrivateKey, task: TaskKey) -> Script[Submi
 
 
 def submit_update(
-    endpoint: Endpoint, key: PrivateKey, task: TaskKey, draft: UpdateDraft
+    endpoint: Endpoint,
+    key: PrivateKey,
+    task: TaskKey,
+    draft: UpdateDraft,
+    on_progress: OnProgress = ignore_progress,
 ) -> Script[Submitted]:
-    """Submit an update."""
+    """Submit an update; a large one is uploaded first, as far as the node does not have it."""
     found = yield from get_task(endpoint, task)
     layout = found.spec.update_layout
-    if len(draft.data) != layout.size:
-        raise EncodingError(
-            f"the task has {layout.dimension} parameters, so an update in "
-            f"{layout.codec.name.lower()} takes {layout.size} bytes, not {len(draft.data)}"
+    with PayloadSource(draft.data) as source:
+        if source.size != layout.size:
+            raise EncodingError(
+                f"the task has {layout.dimension} parameters, so an update in "
+                f"{layout.codec.name.lower()} takes {layout.size} bytes, not {source.size}"
+            )
+        body = SubmitUpdate(
+            found.task_id,
+            draft.training_round,
+            Hash(draft.base_weights_root),
+            found.spec.codec,
+            (yield from run_function(lambda: source.content_hash)),
+            source.size,
+            draft.example_count,
+            make_metrics(draft.metrics),
         )
-    body = SubmitUpdate(
-        found.task_id,
-        draft.training_round,
-        Hash(draft.base_weights_root),
-        found.spec.codec,
-        compute_content_hash(draft.data),
-        len(draft.data),
-        draft.example_count,
-        make_metrics(draft.metrics),
-    )
-    return (yield from send_body(endpoint, key, body, draft.data))
+        return (yield from send_with_payload(endpoint, key, body, source, on_progress))
 
 
 def submit_evaluation(

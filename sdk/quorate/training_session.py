@@ -32,6 +32,7 @@ from quorate.errors import (
 )
 from quorate.fixed_point import Array, Arrays, ModelSchema
 from quorate.procedures import METRIC_ONE
+from quorate.progress import OnProgress, ignore_progress
 from quorate.rpc_protocol import TaskKey
 from quorate.rpc_types import HexBytes, Task, TrainingRound
 from quorate.script import (
@@ -148,6 +149,7 @@ class SessionOptions:
     dtype: DTypeLike = np.float32
     round_timeout_s: float | None = None
     keeps_residual: bool = True
+    on_progress: OnProgress = ignore_progress
 
 
 class TrainingSession:
@@ -312,7 +314,9 @@ class TrainingSession:
     def _submit(self, task: Task, draft: UpdateDraft) -> Script[bool]:
         """Submit an update; False if the round has closed or is full."""
         try:
-            yield from submissions.submit_update(self._endpoint, self._key, task, draft)
+            yield from submissions.submit_update(
+                self._endpoint, self._key, task, draft, self._options.on_progress
+            )
         except RpcError as error:
             if error.code == ErrorCode.DUPLICATE_UPDATE:
                 return True

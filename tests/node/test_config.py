@@ -107,7 +107,7 @@ def test_sizes_may_be_numbers_or_text() -> None:
         ("[p2p]\nheartbeat = '2h'", "heartbeat must be between 20ms and 1m, not 2h"),
         ("[rpc]\nbody_bytes_max = 1.5", "must be a number of bytes or a size"),
         ("[rpc]\nbody_bytes_max = '8 megs'", "is no number with one of the units B, KiB"),
-        ("[rpc]\nbody_bytes_max = '1KiB'", "must be between 64KiB and 1GiB, not 1KiB"),
+        ("[rpc]\nbody_bytes_max = '1KiB'", "must be between 1MiB and 1GiB, not 1KiB"),
         ("[rpc]\nlisten = 'localhost'", "is no host and port such as 127.0.0.1:26657"),
         ("[rpc]\nlisten = '127.0.0.1:99999'", "is no host and port"),
         ("[rpc]\nlisten = 'example.org:1'", "'example.org' is no IP address"),
@@ -149,7 +149,7 @@ def test_the_environment_overrides_the_file() -> None:
         "QUORATE_P2P__GOSSIP": "False",
         "QUORATE_MEMPOOL__TRANSACTIONS_MAX": "50_000",
         "QUORATE_MEMPOOL__BYTES_MAX": "1MiB",
-        "QUORATE_RPC__BODY_BYTES_MAX": "100000",
+        "QUORATE_RPC__BODY_BYTES_MAX": "2000000",
         "QUORATE_CONSENSUS__EMPTY_BLOCK_INTERVAL": "0s",
         "QUORATE_LOG_LEVEL": "DEBUG",
         "QUORATE_HOME": "/somewhere",
@@ -164,7 +164,7 @@ def test_the_environment_overrides_the_file() -> None:
     assert not config.p2p.gossip
     assert config.mempool.transactions_max == 50_000
     assert config.mempool.bytes_max == 1 << 20
-    assert config.rpc.body_bytes_max == 100_000
+    assert config.rpc.body_bytes_max == 2_000_000
     assert config.consensus.empty_block_interval_ms == 0
     assert config.log_level == "debug"
 

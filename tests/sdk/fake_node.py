@@ -6,6 +6,7 @@ averaged. Blocks, commits and proofs are real: signed by four validators.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from threading import RLock
 from urllib.parse import unquote
 
 import httpx
@@ -20,7 +21,7 @@ from quorate.chain.block import (
     compute_transactions_root,
 )
 from quorate.chain.codec import encode
-from quorate.chain.content import compute_content_hash
+from quorate.chain.content import compute_chunk_hashes, compute_content_hash
 from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.genesis import Admission, Genesis, GenesisValidator, encode_genesis
 from quorate.chain.ids import Hash, Height
@@ -41,6 +42,7 @@ from quorate.chain.weights import ModelLeaf
 
 from aggregation import decode_update
 from tests.chain.samples import make_commit, make_hash
+from tests.sdk.fake_payloads import FakePayloads
 
 VALIDATOR_KEYS = tuple(PrivateKey(bytes([100 + i]) * 32) for i in range(4))
 GENESIS = Genesis(
@@ -67,6 +69,9 @@ class FakeTask:
     participants: list[bytes] = field(default_factory=list)
     updates: dict[bytes, tuple[bytes, bytes]] = field(default_factory=dict)
     finished: dict[int, dict] = field(default_factory=dict)  # type: ignore[type-arg]
+    past: dict[int, bytes] = field(default_factory=dict)
+    """The weights of earlier training rounds, by the height at which others followed."""
+    since: int = 0
 
     @property
     def leaf(self) -> ModelLeaf:
@@ -118,6 +123,8 @@ class FakeNode:
         self.requests: list[str] = []
         self.intercept: Callable[[httpx.Request, Callable[[], Answer]], Answer | None] | None = None
         self.commit_keys = VALIDATOR_KEYS
+        self.payloads = FakePayloads()
+        self.lock = RLock()
         self.decide([])
 
     # --- the chain -------------------------------------------------------------------------------
@@ -182,7 +189,7 @@ class FakeNode:
             case CreateTask(spec):
                 assert payload is not None
                 self.tasks[transaction_hash] = FakeTask(
-                    transaction_hash, spec, signed.sender, payload
+                    transaction_hash, spec, signed.sender, payload, since=height
                 )
             case RegisterParticipant(task_id):
                 self.tasks[task_id].participants.append(signed.sender)
@@ -202,7 +209,9 @@ class FakeNode:
         step = np.rint(matrix.mean(axis=0)).astype(np.int64) << scale
         base = np.frombuffer(task.weights, "<i4").astype(np.int64)
         before = task.leaf.weights_root
+        task.past[height] = task.weights
         task.weights = (base + step).astype("<i4").tobytes()
+        task.since = height
         receipt = {
             "task_id": task.task_id,
             "training_round": task.training_round,
@@ -240,11 +249,13 @@ class FakeNode:
     def admit(self, raw: bytes, payload: bytes | None) -> bool:
         """Take a transaction; False if it was here before."""
         transaction_hash = compute_transaction_hash(raw)
-        if transaction_hash in self.decided or (raw, payload) in self.pending:
-            return False
         signed = decode_transaction(raw)
         transaction = signed.transaction
         body = transaction.body
+        if payload is None and isinstance(body, CreateTask | SubmitUpdate):
+            payload = self.payloads.stored.get(body.payload_hash)
+        if transaction_hash in self.decided or (raw, payload) in self.pending:
+            return False
         if transaction.chain_id != GENESIS.chain_id:
             raise TransactionError(ErrorCode.WRONG_CHAIN_ID, "Another chain.")
         if not is_transaction_signature_valid(signed):
@@ -254,7 +265,8 @@ class FakeNode:
         if transaction.nonce != self.get_pending_nonce(signed.sender):
             raise TransactionError(ErrorCode.WRONG_NONCE, "Ask for the nonce.")
         if isinstance(body, CreateTask | SubmitUpdate):
-            assert payload is not None
+            if payload is None:
+                raise TransactionError(ErrorCode.PAYLOAD_MISSING, "Send it along.")
             assert compute_content_hash(payload) == body.payload_hash
             assert len(payload) == body.payload_size
         self.check_training(signed.sender, body)
@@ -290,13 +302,15 @@ class FakeNode:
         return httpx.MockTransport(self.respond)
 
     def respond(self, request: httpx.Request) -> httpx.Response:
-        target = request.url.raw_path.decode()
-        self.requests.append(f"{request.method} {target}")
-        result = None
-        if self.intercept is not None:
-            result = self.intercept(request, lambda: self.route(request))
-        status, headers, body = self.route(request) if result is None else result
-        return httpx.Response(status, headers=headers, content=body)
+        # Chunks come from several threads.
+        with self.lock:
+            target = request.url.raw_path.decode()
+            self.requests.append(f"{request.method} {target}")
+            result = None
+            if self.intercept is not None:
+                result = self.intercept(request, lambda: self.route(request))
+            status, headers, body = self.route(request) if result is None else result
+            return httpx.Response(status, headers=headers, content=body)
 
     def stream(self, request: httpx.Request) -> bytes:
         """All events after the last one seen; then the stream ends."""
@@ -343,6 +357,8 @@ class FakeNode:
             case ["POST", "v1", "transactions", "batch"]:
                 assert len(msgpack.unpackb(request.content)) <= 1000
                 return answer({"results": list(self.submit_batch(request.content))})
+            case [method, "v1", "payloads", *rest]:
+                return self.upload(method, rest, request.content)
             case ["GET", "v1", "events"]:
                 return 200, {"content-type": "text/event-stream"}, self.stream(request)
             case ["GET", "v1", "tasks"]:
@@ -350,6 +366,19 @@ class FakeNode:
                 return self.page("tasks", rows, query)
             case ["GET", "v1", "tasks", key, *rest]:
                 return self.task(key, rest, query)
+        return problem(404, "not_found")
+
+    def upload(self, method: str, rest: list[str], content: bytes) -> Answer:
+        match [method, *rest]:
+            case ["POST"]:
+                return answer(self.payloads.begin(content), 201)
+            case ["GET", key]:
+                shown = self.payloads.show(bytes.fromhex(key))
+                return problem(404, "not_found") if shown is None else answer(shown)
+            case ["PUT", key, "chunks", index]:
+                code = self.payloads.take(bytes.fromhex(key), int(index), content)
+                statuses = {"not_found": 404, "payload_mismatch": 422}
+                return answer({}) if code is None else problem(statuses[code], code)
         return problem(404, "not_found")
 
     def page(self, name: str, rows: list, query: dict[str, str]) -> Answer:
@@ -454,7 +483,9 @@ class FakeNode:
             case ["rounds", number]:
                 return self.training_round(task, number)
             case ["weights"]:
-                return self.weights(task, query.get("chunk"))
+                return self.weights(task, query)
+            case ["weights", "chunks"]:
+                return self.weights_chunks(task, query)
             case ["proof"]:
                 height = int(query.get("height", self.height))
                 leaf, path = self.blocks[height - 1][2][task.task_id]
@@ -480,14 +511,36 @@ class FakeNode:
             }
         )
 
-    def weights(self, task: FakeTask, chunk: str | None) -> Answer:
+    def find_weights(self, task: FakeTask, query: dict[str, str]) -> tuple[bytes, int]:
+        """The weights of a height, and since when they are."""
+        height = int(query.get("height", self.height))
+        since = 0
+        for until, data in sorted(task.past.items()):
+            if height < until:
+                return data, since
+            since = until
+        return task.weights, since or task.since
+
+    def weights(self, task: FakeTask, query: dict[str, str]) -> Answer:
+        data, since = self.find_weights(task, query)
         headers = {
             "content-type": "application/octet-stream",
-            "quorate-weights-root": task.leaf.weights_root.hex(),
-            "quorate-height": str(self.height),
+            "quorate-weights-root": compute_content_hash(data).hex(),
+            "quorate-height": str(since),
             "quorate-training-round": str(task.training_round),
         }
-        data = task.weights
-        if chunk is not None:
+        if (chunk := query.get("chunk")) is not None:
             data = data[int(chunk) << 20 : (int(chunk) + 1) << 20]
         return 200, headers, data
+
+    def weights_chunks(self, task: FakeTask, query: dict[str, str]) -> Answer:
+        data, since = self.find_weights(task, query)
+        return answer(
+            {
+                "weights_root": compute_content_hash(data),
+                "height": since,
+                "training_round": task.training_round,
+                "size": len(data),
+                "chunk_hashes": compute_chunk_hashes(data),
+            }
+        )

@@ -239,7 +239,8 @@ async def test_the_openapi_document_names_every_route(served: Served) -> None:
         "/v1/accounts/{address}", "/v1/members", "/v1/parameters", "/v1/mempool", "/v1/tasks",
         "/v1/tasks/{task}", "/v1/tasks/{task}/participants", "/v1/tasks/{task}/rounds/{number}",
         "/v1/tasks/{task}/weights", "/v1/tasks/{task}/weights/chunks", "/v1/tasks/{task}/proof",
-        "/v1/events",
+        "/v1/events", "/v1/payloads", "/v1/payloads/{payload}",
+        "/v1/payloads/{payload}/chunks/{index}",
     }  # fmt: skip
     assert set(paths) == expected
     for path, methods in paths.items():

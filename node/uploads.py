@@ -1,0 +1,199 @@
+"""Payloads that own users upload ahead of the transactions that name them.
+
+Owns what may be uploaded, how many uploads are open at a time, and how long one waits for its
+transaction. Never looks at the bytes: the store verifies each chunk against the hash that was
+announced for it, and the ledger judges the whole when a transaction names it.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+from quorate.chain.content import count_chunks
+from quorate.chain.errors import ErrorCode, TransactionError
+from quorate.chain.ids import Hash
+from quorate.chain.merkle import compute_root_of_hashes
+
+from store.errors import (
+    PayloadAbandoned,
+    PayloadMismatch,
+    PayloadSpaceExhausted,
+    PayloadTooLarge,
+)
+from store.partial_payload import PartialPayload
+from store.payload_contract import Payloads
+
+UPLOADS_MAX: Final = 64
+"""Uploads of own users that are open at a time, beside what the node pulls from its peers."""
+KEPT_MS: Final = 600_000
+"""How long a whole upload waits for a transaction that names it, in block time."""
+WRITES_MAX: Final = 4
+"""Chunks that are verified and written at a time, each in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class UploadState:
+    """Where a payload stands.
+
+    Attributes
+    ----------
+    payload_hash : bytes, 32
+    size : int
+    missing : tuple of int
+        The chunks that are not here.
+    """
+
+    payload_hash: Hash
+    size: int
+    missing: tuple[int, ...]
+
+
+class Uploads:
+    """The door for payloads of own users.
+
+    Parameters
+    ----------
+    payloads : Payloads
+        Where they go.
+    bytes_max : int
+        The most bytes of one.
+    release : callable
+        Lets payloads go at a time, in milliseconds, unless they are needed by then.
+    now_ms : callable
+        The wall clock, in milliseconds.
+    uploads_max, kept_ms : int
+        The limits.
+    """
+
+    def __init__(
+        self,
+        payloads: Payloads,
+        bytes_max: int,
+        release: Callable[[Iterable[Hash], int], None],
+        now_ms: Callable[[], int],
+        *,
+        uploads_max: int = UPLOADS_MAX,
+        kept_ms: int = KEPT_MS,
+    ) -> None:
+        self._payloads = payloads
+        self._bytes_max = bytes_max
+        self._release = release
+        self._now_ms = now_ms
+        self._uploads_max = uploads_max
+        self._kept_ms = kept_ms
+        self._open: dict[Hash, None] = {}
+        self._writing = trio.CapacityLimiter(WRITES_MAX)
+
+    @property
+    def open_count(self) -> int:
+        """The uploads that are not whole yet."""
+        self._forget_ended()
+        return len(self._open)
+
+    async def begin(self, size: int, chunk_hashes: Sequence[Hash]) -> UploadState:
+        """Begin an upload, or tell where it stands.
+
+        Raises
+        ------
+        TransactionError
+            `too_large`, `payload_mismatch` if there are too many or too few hashes for the size,
+            `quota_exceeded` if too many uploads are open, `mempool_full` if there is no room.
+        """
+        if size > self._bytes_max:
+            raise TransactionError(
+                ErrorCode.TOO_LARGE,
+                f"The payload has {size} bytes; this node takes at most {self._bytes_max} "
+                "(payload_bytes_max of [mempool] in its settings).",
+            )
+        payload_hash = compute_root_of_hashes(chunk_hashes)
+        is_new = self._payloads.get_partial(payload_hash) is None
+        if is_new and self.open_count >= self._uploads_max:
+            raise TransactionError(
+                ErrorCode.QUOTA_EXCEEDED,
+                f"{self._uploads_max} uploads are open already: finish one, or try again later.",
+            )
+        try:
+            partial = await trio.to_thread.run_sync(
+                self._payloads.begin, payload_hash, size, chunk_hashes, limiter=self._writing
+            )
+        except PayloadMismatch as error:
+            raise TransactionError(ErrorCode.PAYLOAD_MISMATCH, str(error)) from error
+        except PayloadTooLarge as error:
+            raise TransactionError(ErrorCode.TOO_LARGE, str(error)) from error
+        except PayloadSpaceExhausted as error:
+            raise TransactionError(ErrorCode.MEMPOOL_FULL, str(error)) from error
+        self._open[payload_hash] = None
+        return await self._describe(partial)
+
+    async def get(self, payload_hash: Hash) -> UploadState | None:
+        """Return where a payload stands, or None if nothing of it is here."""
+        partial = self._payloads.get_partial(payload_hash)
+        if partial is not None:
+            return await self._describe(partial)
+        size = self._payloads.size(payload_hash)
+        return None if size is None else UploadState(payload_hash, size, ())
+
+    async def put_chunk(self, payload_hash: Hash, index: int, chunk: bytes) -> None:
+        """Take a chunk; with the last one the payload is durable before this returns.
+
+        Raises
+        ------
+        TransactionError
+            `not_found` if there is no such upload or no such chunk of it, `payload_mismatch` if
+            these are not its bytes.
+        """
+        partial = self._payloads.get_partial(payload_hash)
+        size = self._payloads.size(payload_hash) if partial is None else partial.size
+        if size is None:
+            raise _make_unknown()
+        count = count_chunks(size)
+        if not 0 <= index < count:
+            raise TransactionError(
+                ErrorCode.NOT_FOUND,
+                f"The payload has {count} chunks, from 0 to {count - 1}: there is no {index}.",
+            )
+        if partial is None:
+            # It is whole; who sends a chunk of it again has missed the answer.
+            return
+        try:
+            is_whole = await trio.to_thread.run_sync(
+                self._write, partial, index, chunk, limiter=self._writing
+            )
+        except PayloadMismatch as error:
+            raise TransactionError(ErrorCode.PAYLOAD_MISMATCH, str(error)) from error
+        except PayloadAbandoned as error:
+            raise _make_unknown() from error
+        except PayloadSpaceExhausted as error:
+            raise TransactionError(ErrorCode.MEMPOOL_FULL, str(error)) from error
+        if is_whole:
+            self._open.pop(payload_hash, None)
+            self._release([payload_hash], self._now_ms() + self._kept_ms)
+
+    def _write(self, partial: PartialPayload, index: int, chunk: bytes) -> bool:
+        """Keep a chunk; tell whether the payload is whole with it."""
+        is_whole = partial.write(index, chunk) and not partial.missing()
+        if is_whole:
+            partial.finish()
+        return is_whole
+
+    async def _describe(self, partial: PartialPayload) -> UploadState:
+        if partial.is_finished:
+            return UploadState(partial.payload_hash, partial.size, ())
+        # After a restart, this reads what is there.
+        missing = await trio.to_thread.run_sync(partial.missing, limiter=self._writing)
+        return UploadState(partial.payload_hash, partial.size, missing)
+
+    def _forget_ended(self) -> None:
+        """Forget those that were dropped, or came in another way."""
+        for payload_hash in list(self._open):
+            if self._payloads.get_partial(payload_hash) is None:
+                del self._open[payload_hash]
+
+
+def _make_unknown() -> TransactionError:
+    return TransactionError(
+        ErrorCode.NOT_FOUND,
+        "This node has no upload of this payload, or has dropped it: begin it (again) with "
+        "POST /v1/payloads.",
+    )

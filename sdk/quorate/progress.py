@@ -1,0 +1,132 @@
+"""How far an upload or a download is, told while it goes on.
+
+Owns the type of the callback, the count that several requests at a time add to, and a bar for
+terminals. Never moves a byte of the transfer itself.
+"""
+
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TextIO, TypeAlias
+
+BAR_CHARACTERS: Final = 24
+_MB: Final = 1e6
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a transfer is.
+
+    Attributes
+    ----------
+    what : str
+        "upload" or "download".
+    bytes_done : int
+        Transferred and verified, with what was there already from an earlier attempt.
+    bytes_total : int
+    """
+
+    what: str
+    bytes_done: int
+    bytes_total: int
+
+    @property
+    def fraction(self) -> float:
+        """The part that is done, from 0 to 1."""
+        return self.bytes_done / self.bytes_total if self.bytes_total else 1.0
+
+
+OnProgress: TypeAlias = Callable[[Progress], None]
+"""Called after each chunk, one call at a time, perhaps in another thread than the caller's."""
+
+
+def ignore_progress(_progress: Progress) -> None:
+    """Show nothing."""
+
+
+class TransferCount:
+    """The bytes of one transfer, counted by all that carry it.
+
+    Parameters
+    ----------
+    what : str
+        "upload" or "download".
+    bytes_done, bytes_total : int
+    on_progress : callable
+    """
+
+    def __init__(
+        self, what: str, bytes_done: int, bytes_total: int, on_progress: OnProgress
+    ) -> None:
+        self._what = what
+        self._bytes_total = bytes_total
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
+        self._is_changed = False
+        self.bytes_done = bytes_done
+        self.add(0)
+
+    def add(self, count: int) -> None:
+        """Count bytes, and tell."""
+        with self._lock:
+            self._is_changed |= count > 0
+            self.bytes_done += count
+            self._on_progress(Progress(self._what, self.bytes_done, self._bytes_total))
+
+    def set(self, bytes_done: int) -> None:
+        """Take over how much is done in truth: of what was lost some is to be done again."""
+        with self._lock:
+            self.bytes_done = bytes_done
+            self._on_progress(Progress(self._what, bytes_done, self._bytes_total))
+
+    def take_unchanged(self) -> bool:
+        """Tell whether nothing has been added since the last call."""
+        with self._lock:
+            is_changed, self._is_changed = self._is_changed, False
+            return not is_changed
+
+
+class ProgressBar:
+    """Shows a transfer on one line of a terminal; where there is no terminal, nothing.
+
+    Parameters
+    ----------
+    stream : text file, optional
+        Standard error by default.
+
+    Examples
+    --------
+    >>> from quorate.progress import Progress, ProgressBar
+    >>> ProgressBar().show(Progress("upload", 5_000_000, 20_000_000))
+    """
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream
+        self._shown = ""
+
+    def show(self, progress: Progress) -> None:
+        """Draw the line anew; at the end of the transfer, go to the next one."""
+        stream = sys.stderr if self._stream is None else self._stream
+        if not stream.isatty():
+            return
+        text = render_progress(progress)
+        if text != self._shown:
+            self._shown = text
+            end = "\n" if progress.bytes_done >= progress.bytes_total else ""
+            stream.write(f"\r{text}{end}")
+            stream.flush()
+
+
+def render_progress(progress: Progress) -> str:
+    """Return a transfer as a line of text.
+
+    Examples
+    --------
+    >>> render_progress(Progress("upload", 5_000_000, 20_000_000))
+    'upload   [######..................]  25%    5.0 of 20.0 MB'
+    """
+    filled = int(progress.fraction * BAR_CHARACTERS)
+    bar = "#" * filled + "." * (BAR_CHARACTERS - filled)
+    done, total = progress.bytes_done / _MB, progress.bytes_total / _MB
+    return f"{progress.what:<8} [{bar}] {progress.fraction:>4.0%} {done:>6.1f} of {total:.1f} MB"
