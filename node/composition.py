@@ -43,6 +43,7 @@ from node.execution.admission import LedgerDoor
 from node.execution.aggregates import BackgroundAggregates
 from node.execution.divergence import DivergenceReports
 from node.execution.executor import Executor
+from node.execution.frozen_rounds import FrozenRounds
 from node.execution.judging import Judge
 from node.execution.proposing import Proposer
 from node.execution.retention import Retention
@@ -239,6 +240,9 @@ class Node:
         position = executor.position
         evidence, assembly, log = EvidencePool(), BlockAssembly(), HeightLog(storage.log)
         judge = Judge(executor, assembly, self._exchange, self._aggregates, storage.reports)
+        frozen_rounds = FrozenRounds(
+            executor, self._aggregates, storage.payloads, trio.current_time
+        )
         signatures = SignatureVerifier(executor.chain_id)
         verifier = NotingVerifier(signatures)
         address = signer.key.address if signer is not None else None
@@ -261,6 +265,7 @@ class Node:
                 self._mempool,
                 evidence,
                 judge,
+                frozen_rounds,
                 config.consensus.block_transactions_max,
                 now_ms,
             )
@@ -286,6 +291,7 @@ class Node:
                 driver,
                 self._catch_up,
                 evidence,
+                frozen_rounds,
                 lambda: self._mempool.ready_count > 0,
                 empty_blocks,
                 now_ms,
@@ -320,6 +326,7 @@ class Node:
                 nursery.start_soon(self._catch_up.run)
                 nursery.start_soon(self._gossip.run)
                 nursery.start_soon(self._watch_mempool)
+                nursery.start_soon(self._watch_aggregates)
                 nursery.start_soon(self._runner.run)
                 task_status.started()
         finally:
@@ -330,6 +337,11 @@ class Node:
 
     async def _run_network(self, *, task_status: "TaskStatus[None]") -> None:
         await self._network.run(self._reactor, task_status=task_status)
+
+    async def _watch_aggregates(self) -> None:
+        while True:
+            await self._aggregates.done.wait()
+            self._runner.wake()
 
     async def _watch_mempool(self) -> None:
         while True:

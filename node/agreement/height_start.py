@@ -7,7 +7,6 @@ configured interval, or when the ledger needs one because a training round is du
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
 
 import trio
 
@@ -15,10 +14,7 @@ from consensus.driver import Driver
 from node.agreement.evidence_pool import EvidencePool
 from node.exchange.catching_up import CatchUp
 from node.execution.executor import Executor
-
-FINALIZATION_INTERVAL_S: Final = 0.25
-"""While a frozen training round is aggregated in the background, a block comes no sooner than this
-after the last one, if nothing else asks for it: its proposer may have the aggregate by then."""
+from node.execution.frozen_rounds import FrozenRounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +38,9 @@ class HeightStart:
         Knows whether others have decided.
     evidence : EvidencePool
         Evidence is a reason for a block.
+    frozen_rounds : FrozenRounds
+        Knows whether a block could carry the result of a frozen training round. As long as none
+        could, a frozen round is no reason for one: no block would hasten its result.
     has_transactions : callable
         Whether a block would hold transactions.
     empty_blocks : EmptyBlocks
@@ -56,6 +55,7 @@ class HeightStart:
         driver: Driver,
         catch_up: CatchUp,
         evidence: EvidencePool,
+        frozen_rounds: FrozenRounds,
         has_transactions: Callable[[], bool],
         empty_blocks: EmptyBlocks,
         now_ms: Callable[[], int],
@@ -64,6 +64,7 @@ class HeightStart:
         self._driver = driver
         self._catch_up = catch_up
         self._evidence = evidence
+        self._frozen_rounds = frozen_rounds
         self._has_transactions = has_transactions
         self._empty_blocks = empty_blocks
         self._now_ms = now_ms
@@ -72,6 +73,8 @@ class HeightStart:
     def note_decision(self) -> None:
         """Begin to wait: a height was decided just now."""
         self._decided_at = trio.current_time()
+        # Every node computes, whether its turn to propose comes or not.
+        self._frozen_rounds.follow()
 
     def is_due(self) -> bool:
         """Tell whether there is a reason to begin now."""
@@ -80,7 +83,7 @@ class HeightStart:
         has_work = position.block_id is None or self._has_transactions() or len(self._evidence) > 0
         return (
             has_work
-            or trio.current_time() >= self._get_finalization_time()
+            or trio.current_time() >= self._frozen_rounds.get_time()
             or self._driver.has_messages_for(position.next_height)
             or self._catch_up.get(position.next_height) is not None
             or (due_ms is not None and self._now_ms() >= due_ms)
@@ -92,12 +95,7 @@ class HeightStart:
         due_ms, due = self._executor.next_due_time_ms, math.inf
         if due_ms is not None:
             due = trio.current_time() + max(0, due_ms - self._now_ms()) / 1000
-        return min(due, self._get_finalization_time(), self._get_empty_block_time())
-
-    def _get_finalization_time(self) -> float:
-        if not self._executor.finalizations_due:
-            return math.inf
-        return self._decided_at + FINALIZATION_INTERVAL_S
+        return min(due, self._frozen_rounds.get_time(), self._get_empty_block_time())
 
     def _get_empty_block_time(self) -> float:
         if not self._empty_blocks.is_enabled:

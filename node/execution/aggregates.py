@@ -1,7 +1,8 @@
 """Aggregates: small ones on the spot, large ones in a background thread, each computed once.
 
-Owns the cache of results by their inputs and the one worker. Never decides when a round seals; a
-result that is not ready yet is simply None, and no verdict.
+Owns the cache of results by their inputs and two workers: a quick one for what takes about a second
+at most, which blocks wait for, and a slow one, so that one task's hours are nobody else's. Never
+decides when a round seals; a result that is not ready yet is simply None, and no verdict.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,9 @@ CACHED_MAX = 8
 """Results remembered; candidates of one height rarely differ in their aggregates."""
 CACHED_BYTES_MAX = 256 << 20
 JOBS_MAX = 64
-"""Computations that wait for the worker; one more is asked for again later."""
+"""Computations that wait for a worker; one more is asked for again later."""
+QUICK_COST_MAX = 1_000_000_000
+"""Costs above this are the slow worker's."""
 INLINE_COST_MAX = 5_000_000
 """Costs (updates x parameters x weight) up to this take about a millisecond: not worth a thread."""
 
@@ -39,13 +42,14 @@ class BackgroundAggregates:
         self._results: dict[Hash, AggregateOutput] = {}
         self._pending: dict[Hash, PendingError] = {}
         self._running: set[Hash] = set()
-        self._to_worker, self._jobs = trio.open_memory_channel[_Job](JOBS_MAX)
+        self._to_quick, self._quick = trio.open_memory_channel[_Job](JOBS_MAX)
+        self._to_slow, self._slow = trio.open_memory_channel[_Job](JOBS_MAX)
         self.done = trio.Event()
 
     def get(
         self, inputs: AggregateInputs, compute: Callable[[], AggregateOutput], /
     ) -> AggregateOutput | None:
-        """Return the result for `inputs`, or None while the worker is at it.
+        """Return the result for `inputs`, or None while a worker is at it.
 
         Raises
         ------
@@ -61,16 +65,22 @@ class BackgroundAggregates:
         if inputs.key in self._pending:
             raise self._pending.pop(inputs.key)
         if inputs.key not in self._running:
+            to_worker = self._to_quick if cost <= QUICK_COST_MAX else self._to_slow
             try:
-                self._to_worker.send_nowait(_Job(inputs.key, compute))
+                to_worker.send_nowait(_Job(inputs.key, compute))
             except trio.WouldBlock:
                 return None
             self._running.add(inputs.key)
         return None
 
     async def run(self) -> None:
-        """Compute until cancelled, and until the computation in progress is done."""
-        async for job in self._jobs:
+        """Compute until cancelled, and until the computations in progress are done."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._work, self._quick)
+            nursery.start_soon(self._work, self._slow)
+
+    async def _work(self, jobs: trio.MemoryReceiveChannel[_Job]) -> None:
+        async for job in jobs:
             try:
                 result = await trio.to_thread.run_sync(job.compute)
                 self._keep(job.key, result)

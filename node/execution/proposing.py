@@ -25,6 +25,7 @@ from quorate.chain.transaction import (
 from ledger.queries import get_account
 from node.agreement.evidence_pool import EvidencePool
 from node.execution.executor import BlockContents, ExecutedBlock, Executor
+from node.execution.frozen_rounds import FrozenRounds
 from node.execution.judging import Judge
 from node.mempool.mempool import Mempool
 
@@ -47,6 +48,8 @@ class Proposer:
         Pending evidence.
     judge : Judge
         Waits for what is pending.
+    frozen_rounds : FrozenRounds
+        Knows whose results are here.
     transactions_max : int
         The most transactions this node puts into a block.
     now_ms : callable
@@ -60,6 +63,7 @@ class Proposer:
         mempool: Mempool,
         evidence: EvidencePool,
         judge: Judge,
+        frozen_rounds: FrozenRounds,
         transactions_max: int,
         now_ms: Callable[[], int],
     ) -> None:
@@ -68,6 +72,7 @@ class Proposer:
         self._mempool = mempool
         self._evidence = evidence
         self._judge = judge
+        self._frozen_rounds = frozen_rounds
         self._transactions_max = min(transactions_max, TRANSACTIONS_PER_BLOCK_MAX)
         self._now_ms = now_ms
 
@@ -92,10 +97,14 @@ class Proposer:
         ]
 
     def _finalizations(self) -> list[tuple[Hash, bytes, SignedTransaction]]:
-        """Return a transaction for each frozen round; those not aggregated yet are left out."""
+        """Return a transaction for each frozen round that has a result.
+
+        Of one that has none yet there is none: left out, it would take its nonce with it, and with
+        that the results behind it.
+        """
         nonce = get_account(self._executor.state, self._key.address).nonce
         made: list[tuple[Hash, bytes, SignedTransaction]] = []
-        for task_id, training_round in self._executor.finalizations_due:
+        for task_id, training_round in self._frozen_rounds.get_ready():
             body = FinalizeTrainingRound(task_id, training_round)
             transaction = Transaction(
                 TRANSACTION_VERSION,

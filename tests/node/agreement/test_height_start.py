@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from node.agreement.evidence_pool import EvidencePool
-from node.agreement.height_start import FINALIZATION_INTERVAL_S, EmptyBlocks, HeightStart
+from node.agreement.height_start import EmptyBlocks, HeightStart
 from tests.node.cluster import make_genesis
 from tests.node.execution.chain import ExecutionChain
 from tests.node.execution.test_evidence import make_evidence
@@ -31,15 +31,22 @@ class World:
         self.now_ms = 1000
         driver: Any = Asked(has_messages_for=lambda height: height in self.early)
         catch_up: Any = Asked(get=lambda height: 1 if height in self.fetched else None)
+        self.ready_at = math.inf
+        self.followed = 0
+        frozen_rounds: Any = Asked(get_time=lambda: self.ready_at, follow=self._follow)
         self.start = HeightStart(
             self.executor,
             driver,
             catch_up,
             self.evidence,
+            frozen_rounds,
             lambda: self.has_transactions,
             empty_blocks,
             lambda: self.now_ms,
         )
+
+    def _follow(self) -> None:
+        self.followed += 1
 
 
 class Asked:
@@ -56,7 +63,6 @@ class Shown:
     def __init__(self, chain: ExecutionChain) -> None:
         self.position = chain.executor.position
         self.next_due_time_ms: int | None = None
-        self.finalizations_due: tuple[object, ...] = ()
 
 
 async def make_world(empty_blocks: EmptyBlocks = NEVER) -> World:
@@ -118,22 +124,20 @@ async def test_a_training_round_that_is_due_is_a_reason(autojump_clock: object) 
     assert world.start.get_time() == pytest.approx(trio.current_time())
 
 
-async def test_a_frozen_round_makes_blocks_at_a_pace(autojump_clock: object) -> None:
+async def test_a_frozen_round_is_a_reason_once_its_result_can_be_carried(
+    autojump_clock: object,
+) -> None:
     """Its aggregate takes as long as it takes: blocks back to back would not hasten it."""
     world = await make_world()
-    world.executor.finalizations_due = ((b"task", 0),)
-    for _ in range(3):
-        began = trio.current_time()
-        assert not world.start.is_due()
-        assert world.start.get_time() == began + FINALIZATION_INTERVAL_S
-        await trio.sleep_until(world.start.get_time())
-        assert world.start.is_due()
-        world.start.note_decision()
-    world.has_transactions = True
-    assert world.start.is_due()
-    world.has_transactions = False
-    world.executor.finalizations_due = ()
+    world.start.note_decision()
+    assert world.followed == 1
+    assert not world.start.is_due()
     assert world.start.get_time() == math.inf
+    world.ready_at = trio.current_time() + 3
+    assert not world.start.is_due()
+    assert world.start.get_time() == world.ready_at
+    await trio.sleep(3)
+    assert world.start.is_due()
 
 
 async def test_empty_blocks_come_at_their_interval(autojump_clock: object) -> None:

@@ -192,12 +192,13 @@ class Training:
     dimension: int
     participants: int
     task_id: Hash = NO_HASH
+    name: str = "digits"
 
     async def begin(self) -> None:
         initial = np.zeros(self.dimension, "<i4").tobytes()
         self.chain.payloads.put(initial)
         spec = TaskSpec(
-            name="digits",
+            name=self.name,
             tensors=(TensorSpec("w", (self.dimension,), 16, 12),),
             initial_weights_root=compute_content_hash(initial),
             rule=AggregationRule((Stage.MEAN,), 0),

@@ -1,7 +1,8 @@
 """Aggregates: small ones at once, large ones in the background, each once."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from threading import Event
 
 import pytest
 import trio
@@ -23,6 +24,7 @@ from node.execution.aggregates import (
     CACHED_MAX,
     INLINE_COST_MAX,
     JOBS_MAX,
+    QUICK_COST_MAX,
     BackgroundAggregates,
 )
 
@@ -142,6 +144,27 @@ async def test_results_that_are_remembered_are_bounded_in_bytes() -> None:
             aggregates.get(make_inputs(number, is_large=False), work)
             aggregates.get(make_inputs(number, is_large=False), work)
     assert [work.runs for work in works] == [2, 2]
+
+
+async def test_one_task_s_long_computation_is_nobody_else_s() -> None:
+    aggregates, work, is_over = BackgroundAggregates(), Work(), Event()
+    layout = UpdateLayout(UpdateCodec.DENSE_INT16, QUICK_COST_MAX + 1)
+    tensors = (TensorSpec("w", (QUICK_COST_MAX + 1,), 16, 12),)
+    huge = replace(make_inputs(1), layout=layout, tensors=tensors)
+
+    def compute_for_long() -> AggregateOutput:
+        is_over.wait(10)
+        return make_output()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(aggregates.run)
+        assert aggregates.get(huge, compute_for_long) is None
+        await trio.sleep(0.05)
+        assert await wait_for(aggregates, make_inputs(2), work) is work.output
+        assert aggregates.get(huge, compute_for_long) is None
+        is_over.set()
+        assert (await wait_for(aggregates, huge, compute_for_long)).scores == (0,)
+        nursery.cancel_scope.cancel()
 
 
 async def test_jobs_that_wait_are_bounded_and_asked_for_again() -> None:

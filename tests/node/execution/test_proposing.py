@@ -13,6 +13,7 @@ from node.agreement.evidence_pool import EvidencePool
 from node.config import MempoolSection
 from node.execution.admission import LedgerDoor
 from node.execution.aggregates import BackgroundAggregates
+from node.execution.frozen_rounds import FrozenRounds
 from node.execution.judging import Judge
 from node.execution.proposing import Proposer
 from node.mempool.mempool import Mempool
@@ -37,6 +38,10 @@ class World:
         )
         seam: Any = None  # Nothing is pending here that would have to be pulled.
         judge = Judge(chain.executor, BlockAssembly(), seam, BackgroundAggregates(), None)
+        self.clock_s = 0.0
+        self.frozen_rounds = FrozenRounds(
+            chain.executor, chain.aggregates, chain.payloads, lambda: self.clock_s
+        )
         address = chain.executor.position.validators.proposer.address
         self.key: PrivateKey = next(key for key in VALIDATORS if key.address == address)
         self.proposer = Proposer(
@@ -45,6 +50,7 @@ class World:
             self.mempool,
             self.evidence,
             judge,
+            self.frozen_rounds,
             transactions_max,
             lambda: self.now_ms,
         )
