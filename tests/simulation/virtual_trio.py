@@ -460,6 +460,19 @@ class Semaphore:
         self.release()
 
 
+class CapacityLimiter:
+    """As trio's, as far as borrowing in an `async with` block goes."""
+
+    def __init__(self, total_tokens: int) -> None:
+        self._semaphore = Semaphore(total_tokens)
+
+    async def __aenter__(self) -> None:
+        await self._semaphore.acquire()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._semaphore.release()
+
+
 @dataclass(frozen=True, slots=True)
 class ChannelStatistics:
     """What a channel holds."""
@@ -640,9 +653,10 @@ class to_thread:  # noqa: N801 - trio's name.
         """Do the work after a moment that the seed draws: nobody knows how long a thread takes."""
         engine = scheduler()
         longest_s = THREAD_S if engine.thread_s is None else engine.thread_s(work)
-        with CancelScope(shield=not (abandon_on_cancel or cancellable)):
-            await sleep(engine.random.random() * longest_s)
-        return work(*args)
+        async with limiter or contextlib.nullcontext():
+            with CancelScope(shield=not (abandon_on_cancel or cancellable)):
+                await sleep(engine.random.random() * longest_s)
+            return work(*args)
 
 
 def run(main: Callable[..., Coroutine[Any, Any, T]], *args: Any, seed: int = 0) -> T:
