@@ -10,7 +10,7 @@ own code runs unchanged. It is for processes that do nothing else.
 """
 
 # The names and signatures are trio's.
-# ruff: noqa: ARG001, ARG002, ARG004, N818
+# ruff: noqa: ARG001, ARG002, N818
 
 import contextlib
 import heapq
