@@ -241,7 +241,7 @@ class Node:
         evidence, assembly, log = EvidencePool(), BlockAssembly(), HeightLog(storage.log)
         judge = Judge(executor, assembly, self._exchange, self._aggregates, storage.reports)
         frozen_rounds = FrozenRounds(
-            executor, self._aggregates, storage.payloads, trio.current_time
+            executor, self._aggregates, executor.payload_source, trio.current_time
         )
         signatures = SignatureVerifier(executor.chain_id)
         verifier = NotingVerifier(signatures)
@@ -256,20 +256,13 @@ class Node:
             validators=position.validators,
             lock=signer.lock if signer is not None else None,
         )
-        proposer = (
-            None
-            if signer is None
-            else Proposer(
-                signer.key,
-                executor,
-                self._mempool,
-                evidence,
-                judge,
-                frozen_rounds,
-                config.consensus.block_transactions_max,
-                now_ms,
+        proposer = None
+        if signer is not None:
+            limit = config.consensus.block_transactions_max
+            pool = self._mempool
+            proposer = Proposer(
+                signer.key, executor, pool, evidence, judge, frozen_rounds, limit, now_ms
             )
-        )
         ahead = PayloadsAhead(executor.chain_id, self._catch_up, self._exchange.want)
         empty_blocks = EmptyBlocks(
             config.consensus.create_empty_blocks, config.consensus.empty_block_interval_ms / 1000
