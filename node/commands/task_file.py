@@ -31,6 +31,7 @@ from quorate.fixed_point import (
     Array,
     ModelSchema,
 )
+from quorate.payload_source import PayloadData
 from quorate.task_draft import TaskDraft, draft_task
 from quorate.update_encoding import encode_update
 
@@ -187,14 +188,15 @@ def read_arrays(path: Path) -> dict[str, Array]:
         ) from error
 
 
-def read_update(path: Path, spec: TaskSpec) -> tuple[bytes, int]:
+def read_update(path: Path, spec: TaskSpec) -> tuple[PayloadData, int]:
     """Return an update from a file, encoded, and how many of its numbers did not fit.
 
     Parameters
     ----------
     path : Path
         ``.npz``: the differences by the tensors' names; ``.npy``: all of them in one vector;
-        anything else: the bytes of the task's codec, as the chain takes them.
+        anything else: the bytes of the task's codec, as the chain takes them; those stay in the
+        file.
     spec : TaskSpec
         The task's.
 
@@ -205,13 +207,16 @@ def read_update(path: Path, spec: TaskSpec) -> tuple[bytes, int]:
     """
     schema, layout = ModelSchema.from_spec(spec), spec.update_layout
     if path.suffix not in (".npz", ".npy"):
-        data = read_bytes(path, layout.size)
-        if len(data) != layout.size:
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise InputFileError(f"{path} cannot be read: {error.strerror}.") from error
+        if size != layout.size:
             raise InputFileError(
-                f"{path} has {len(data)} bytes; {layout.dimension} parameters take "
+                f"{path} has {size} bytes; {layout.dimension} parameters take "
                 f"{layout.size} in {layout.codec.name.lower()}."
             )
-        return data, 0
+        return path, 0
     arrays = read_arrays(path)
     if path.suffix == ".npy":
         parts = schema.unflatten(arrays["0"].reshape(-1))

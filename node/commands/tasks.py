@@ -11,6 +11,7 @@ import typer
 from quorate.chain.task import FIXED_POINT_ONE
 from quorate.chain.transaction import TaskStatus
 from quorate.client import Client
+from quorate.progress import ProgressBar
 from quorate.rpc_types import Submitted, Task
 from quorate.submissions import UpdateDraft
 
@@ -63,7 +64,9 @@ def create(
         printer.note(f"{draft.saturated} weights do not fit the scale and were cut off at its end.")
     signer = Keyring(keyring).load(key)
     with open_client(get_node_url(context, node)) as client:
-        submitted = client.create_task(signer, draft.spec, draft.weights)
+        submitted = client.create_task(
+            signer, draft.spec, draft.weights, progress=ProgressBar().show
+        )
         outcome = _await_decision(client, submitted, wait)
     printer.print_record({"task_id": submitted.hash, "name": draft.spec.name, **outcome})
 
@@ -134,7 +137,10 @@ def submit(
     node: NodeOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Submit an update to the open round."""
+    """Submit an update to the open round.
+
+    A large one goes in chunks; after an interruption, submitting it again goes on where that ended.
+    """
     printer: Printer = get_printer(context, output)
     signer = Keyring(keyring).load(key)
     with open_client(get_node_url(context, node)) as client:
@@ -143,7 +149,7 @@ def submit(
         if saturated:
             printer.note(f"{saturated} numbers do not fit the task's scale and were cut off.")
         draft = UpdateDraft(found.training_round, found.weights_root, data, examples)
-        submitted = client.submit_update(signer, found, draft)
+        submitted = client.submit_update(signer, found, draft, progress=ProgressBar().show)
         outcome = _await_decision(client, submitted, wait)
     printer.print_record(
         {"participant": signer.address, "training_round": found.training_round, **outcome}

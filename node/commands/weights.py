@@ -4,7 +4,7 @@ Owns where they are written and how a verification is told. Never trusts a node 
 chain's validators have signed.
 """
 
-import io
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,7 +18,9 @@ from quorate.client import Client
 from quorate.fixed_point import ModelSchema
 from quorate.genesis_file import read_genesis
 from quorate.procedures import get_weights_proof
+from quorate.progress import ProgressBar
 from quorate.verification import VerifiedWeights, verify_weights
+from quorate.weights_file import StoredWeights
 
 from node.commands.printing import Value
 from node.commands.settings import (
@@ -30,10 +32,13 @@ from node.commands.settings import (
 )
 from node.commands.task_file import pick_tensors, read_arrays, read_bytes
 from node.commands.tasks import TaskArgument
-from store.disk import replace_file
+from store.disk import TEMPORARY_SUFFIX
 
 BEHIND_SECONDS_MAX: Final = 30.0
 """How long the node that is asked for the commit may be behind the other."""
+
+RAW_SUFFIX: Final = ".int32"
+"""The end of the name of what is downloaded for an archive, until that is written."""
 
 app = typer.Typer(no_args_is_help=True, help="Download and verify finalized weights.")
 
@@ -51,6 +56,18 @@ CommitFromOption = Annotated[
 ]
 
 
+HeightOption = Annotated[
+    int | None,
+    typer.Option("--height", min=1, help="The weights as of this block.  [default: the latest]"),
+]
+FromOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--from", metavar="URL", help="A further node's RPC to take chunks from; may be repeated."
+    ),
+]
+
+
 @app.command()
 def get(
     context: typer.Context,
@@ -62,6 +79,8 @@ def get(
         ),
     ],
     *,
+    height: HeightOption = None,
+    others: FromOption = None,
     commit_from: CommitFromOption = None,
     genesis: GenesisOption = None,
     node: NodeOption = None,
@@ -69,15 +88,28 @@ def get(
 ) -> None:
     """Download weights and verify them.
 
-    The latest finalized ones of a task; more than two thirds of the validators' power must have
-    signed the block that they are in.
+    The finalized ones of a task; more than two thirds of the validators' power must have signed
+    the block that they are in. An interrupted download goes on where it ended.
     """
-    with _connect(get_node_url(context, node), commit_from) as (client, source):
-        found = client.task(task)
-        trusted = _get_trusted(genesis, source)
-        verified = client.get_verified_weights(found, trusted, commit_from=source)
-    _write(file.expanduser(), verified, ModelSchema.from_spec(found.spec))
-    get_printer(context, output).print_record(_describe(verified, trusted, file))
+    file = file.expanduser()
+    is_archive = file.suffix == ".npz"
+    raw = file.with_name(file.name + RAW_SUFFIX) if is_archive else file
+    with ExitStack() as stack:
+        client, source = stack.enter_context(_connect(get_node_url(context, node), commit_from))
+        stored = client.download_weights(
+            task,
+            raw,
+            height=height,
+            trusted=(trusted := _get_trusted(genesis, source)),
+            commit_from=source,
+            others=[stack.enter_context(open_client(url)) for url in others or ()],
+            progress=ProgressBar().show,
+        )
+    if is_archive:
+        _write_archive(file, stored)
+        raw.unlink()
+    record = {**_describe(stored, trusted, file), "bytes_kept": stored.bytes_kept}
+    get_printer(context, output).print_record(record)
 
 
 @app.command()
@@ -88,6 +120,7 @@ def verify(
         Path, typer.Argument(metavar="FILE", help="A file that `quorate weights get` wrote.")
     ],
     *,
+    height: HeightOption = None,
     commit_from: CommitFromOption = None,
     genesis: GenesisOption = None,
     node: NodeOption = None,
@@ -95,14 +128,14 @@ def verify(
 ) -> None:
     """Verify a file of weights.
 
-    It must hold the latest finalized weights of a task, as the validators have signed them.
+    It must hold the finalized weights of a task, as the validators have signed them.
     """
     with _connect(get_node_url(context, node), commit_from) as (client, source):
         found = client.task(task)
         trusted = _get_trusted(genesis, source)
         data = _read(file.expanduser(), ModelSchema.from_spec(found.spec))
         proof = client.run(
-            get_weights_proof(client.endpoint, source.endpoint, found, None, BEHIND_SECONDS_MAX),
+            get_weights_proof(client.endpoint, source.endpoint, found, height, BEHIND_SECONDS_MAX),
             others=(source,),
         )
         verified = verify_weights(data, proof, trusted, task_id=found.task_id)
@@ -124,16 +157,19 @@ def _get_trusted(genesis: Path | None, source: Client) -> Genesis:
     return source.genesis() if genesis is None else read_genesis(genesis.expanduser())
 
 
-def _write(file: Path, verified: VerifiedWeights, schema: ModelSchema) -> None:
-    if file.suffix == ".npz":
-        buffer = io.BytesIO()
-        names = [tensor.name for tensor in schema.tensors]
-        arrays = dict(zip(names, verified.to_arrays(schema), strict=True))
-        np.savez(buffer, allow_pickle=False, **arrays)
-        raw = buffer.getvalue()
-    else:
-        raw = verified.data
-    replace_file(file, raw)
+def _write_archive(file: Path, stored: StoredWeights) -> None:
+    """Write weights as real numbers, by tensor, one tensor in memory at a time."""
+    schema = ModelSchema.from_spec(stored.spec)
+    temporary = file.with_name(file.name + TEMPORARY_SUFFIX)
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+            for tensor, integers in zip(schema.tensors, stored.arrays, strict=True):
+                array = np.ldexp(integers, -tensor.weight_fraction_bits)
+                with archive.open(f"{tensor.name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read(file: Path, schema: ModelSchema) -> bytes:
@@ -144,7 +180,9 @@ def _read(file: Path, schema: ModelSchema) -> bytes:
     return schema.encode_weights(pick_tensors(file, arrays, schema)).data
 
 
-def _describe(verified: VerifiedWeights, trusted: Genesis, file: Path) -> dict[str, Value]:
+def _describe(
+    verified: VerifiedWeights | StoredWeights, trusted: Genesis, file: Path
+) -> dict[str, Value]:
     return {
         "verified": True,
         "task_id": verified.task_id,

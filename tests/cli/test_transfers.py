@@ -1,0 +1,136 @@
+"""Large updates and weights through the command line, against a node on a real port."""
+
+import io
+import logging
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import pytest
+import structlog
+import trio
+from msgspec import structs
+from quorate.chain.content import compute_content_hash
+from quorate.chain.task import TensorSpec
+
+from tests.cli.console import Console, Outcome
+from tests.node.cluster import USERS
+from tests.node.rpc.serving import Served, make_rpc_config, make_spec, make_task, open_rpc
+
+DIMENSION = 700_000
+TENSORS = (TensorSpec("kernel", (DIMENSION - 3,), 16, 12), TensorSpec("bias", (3,), 16, 12))
+WEIGHTS = np.arange(DIMENSION, dtype="<i4").tobytes()
+UPDATE = np.full(DIMENSION, 5, "<i2")
+
+Run: TypeAlias = Callable[..., Awaitable[Outcome]]
+
+
+async def open_large_task(served: Served) -> bytes:
+    spec = structs.replace(
+        make_spec("large"), tensors=TENSORS, initial_weights_root=compute_content_hash(WEIGHTS)
+    )
+    return bytes.fromhex(await served.send(USERS[0], make_task(spec), WEIGHTS))
+
+
+def make_run(quorate: Console, served: Served) -> Run:
+    """Run a command in a thread, beside the node."""
+
+    async def run(*arguments: object) -> Outcome:
+        shared = ("--output", "json", "--node", served.url)
+        return await trio.to_thread.run_sync(partial(quorate, *shared, *arguments))
+
+    return run
+
+
+def list_files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.is_file())
+
+
+@pytest.fixture(autouse=True)
+def quiet_node() -> Iterator[None]:
+    """Keep the node's log, which is in this process, out of what the commands print."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture
+def keyring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("QUORATE_KEYRING", str(tmp_path / "ring"))
+
+
+@pytest.mark.usefixtures("keyring")
+async def test_updates_and_weights_of_any_height(quorate: Console, tmp_path: Path) -> None:
+    async with open_rpc(tmp_path, make_rpc_config()) as served:
+        await open_large_task(served)
+        run = make_run(quorate, served)
+        assert (await run("keys", "add", "anna")).code == 0
+        assert (await run("participant", "register", "large", "--key", "anna")).code == 0
+        before = served.services.executor.position.height
+        (tmp_path / "update.bin").write_bytes(UPDATE.tobytes())
+        submitted = await run("update", "submit", "large", tmp_path / "update.bin", "--key", "anna")
+        assert (submitted.code, submitted.data["status"]) == (0, "decided"), submitted.err
+
+        got = await run("weights", "get", "large", tmp_path / "latest.bin")
+        assert got.code == 0, got.err
+        assert got.data["verified"] is True
+        expected = np.frombuffer(WEIGHTS, "<i4") + 5 * 16
+        np.testing.assert_array_equal(np.fromfile(tmp_path / "latest.bin", "<i4"), expected)
+        earlier = await run(
+            "weights", "get", "large", tmp_path / "then.npz", "--height", before,
+            "--from", served.url,
+        )  # fmt: skip
+        assert earlier.code == 0, earlier.err
+        assert earlier.data["height"] == before
+        with np.load(tmp_path / "then.npz") as arrays:
+            assert list(arrays) == ["kernel", "bias"]
+            joined = np.concatenate([arrays["kernel"], arrays["bias"]])
+        np.testing.assert_array_equal(joined, np.frombuffer(WEIGHTS, "<i4") / 2**16)
+        left = await trio.to_thread.run_sync(list_files, tmp_path)
+        assert left == ["latest.bin", "then.npz", "update.bin"]
+        for name, height in (("latest.bin", ()), ("then.npz", ("--height", before))):
+            verified = await run("weights", "verify", "large", tmp_path / name, *height)
+            assert verified.code == 0, verified.err
+        other = await run("weights", "verify", "large", tmp_path / "then.npz")
+        assert other.code == 4
+        gone = await run("weights", "get", "large", tmp_path / "x", "--height", 1)
+        assert gone.code == 1
+        assert "[not_found, HTTP 404]" in gone.sentence
+
+
+@pytest.mark.usefixtures("keyring")
+async def test_a_download_goes_on_where_it_ended(quorate: Console, tmp_path: Path) -> None:
+    async with open_rpc(tmp_path, make_rpc_config()) as served:
+        await open_large_task(served)
+        run = make_run(quorate, served)
+        partial_file = tmp_path / "w.partial"
+        partial_file.write_bytes(WEIGHTS[: 1 << 20])
+        got = await run("weights", "get", "large", tmp_path / "w")
+        assert got.code == 0, got.err
+        assert got.data["bytes_kept"] == 1 << 20
+        assert (tmp_path / "w").read_bytes() == WEIGHTS
+        assert not partial_file.exists()
+
+
+class Terminal(io.StringIO):
+    """A standard error that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+async def test_a_terminal_sees_how_far_it_is(
+    quorate: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rpc(tmp_path, make_rpc_config()) as served:
+        await open_large_task(served)
+        run = make_run(quorate, served)
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        got = await run("weights", "get", "large", tmp_path / "w")
+        assert got.code == 0
+        assert "\rdownload [" in terminal.getvalue()
+        assert terminal.getvalue().endswith("100%    2.8 of 2.8 MB\n")
