@@ -256,13 +256,20 @@ class Node:
             validators=position.validators,
             lock=signer.lock if signer is not None else None,
         )
-        proposer = None
-        if signer is not None:
-            limit = config.consensus.block_transactions_max
-            pool = self._mempool
-            proposer = Proposer(
-                signer.key, executor, pool, evidence, judge, frozen_rounds, limit, now_ms
+        proposer = (
+            None
+            if signer is None
+            else Proposer(
+                signer.key,
+                executor,
+                self._mempool,
+                evidence,
+                judge,
+                frozen_rounds,
+                config.consensus.block_transactions_max,
+                now_ms,
             )
+        )
         ahead = PayloadsAhead(executor.chain_id, self._catch_up, self._exchange.want)
         empty_blocks = EmptyBlocks(
             config.consensus.create_empty_blocks, config.consensus.empty_block_interval_ms / 1000

@@ -15,6 +15,7 @@ from quorate.chain.ids import Hash
 
 from aggregation import compute_cost
 from ledger.aggregates import AggregateInputs, AggregateOutput
+from node.execution.low_priority import compute_at_low_priority
 
 CACHED_MAX = 8
 """Results remembered; candidates of one height rarely differ in their aggregates."""
@@ -82,7 +83,7 @@ class BackgroundAggregates:
     async def _work(self, jobs: trio.MemoryReceiveChannel[_Job]) -> None:
         async for job in jobs:
             try:
-                result = await trio.to_thread.run_sync(job.compute)
+                result = await trio.to_thread.run_sync(compute_at_low_priority, job.compute)
                 self._keep(job.key, result)
             except PendingError as error:
                 self._pending[job.key] = error

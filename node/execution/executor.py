@@ -97,6 +97,11 @@ class Executor:
         Decodes transactions and checks each signature once.
     aggregates : AggregateSource
         Remembers aggregates by their inputs.
+
+    Attributes
+    ----------
+    payload_source : SlicedPayloads
+        The payloads as the ledger reads them.
     """
 
     def __init__(
@@ -112,7 +117,7 @@ class Executor:
         self._genesis = genesis
         self._store = store
         self._payloads = payloads
-        self._source = SlicedPayloads(payloads)
+        self.payload_source = SlicedPayloads(payloads)
         self._verifier = verifier
         self._aggregates = aggregates
         self._evidence = EvidenceChecker(genesis.chain_id, store)
@@ -165,7 +170,7 @@ class Executor:
         position = self.position
         time_ms = max(now_ms, position.time_ms + 1)
         context = self._make_context(time_ms, proposer, contents.evidence)
-        execution = BlockExecution(self.state, context, self._source, self._aggregates)
+        execution = BlockExecution(self.state, context, self.payload_source, self._aggregates)
         kept: list[bytes] = []
         hashes: list[Hash] = []
         room = self._room_for_transactions(contents.evidence)
@@ -230,7 +235,7 @@ class Executor:
         evidence = self._validate_evidence(block)
         transactions = await self._verify_transactions(block)
         context = self._make_context(block.header.time_ms, block.header.proposer, evidence)
-        execution = BlockExecution(self.state, context, self._source, self._aggregates)
+        execution = BlockExecution(self.state, context, self.payload_source, self._aggregates)
         for index, (hash_, signed) in enumerate(transactions):
             if index % SLICE_TRANSACTIONS == SLICE_TRANSACTIONS - 1:
                 await trio.lowlevel.checkpoint()
