@@ -14,6 +14,7 @@ from enum import Enum, auto
 from threading import Lock
 
 from quorate.chain.content import (
+    CHUNK_BYTES,
     are_chunk_hashes_valid,
     compute_chunk_hash,
     count_chunks,
@@ -68,6 +69,15 @@ class PartialPayload(ABC):
         """Whether it is stored."""
         return self._stage is _Stage.FINISHED
 
+    @property
+    def missing_bytes(self) -> int:
+        """How many bytes have not arrived; all of them, before `missing` was asked for once."""
+        if self._stage is not _Stage.ARRIVING:
+            return 0
+        present = self._present
+        count = len(self.chunk_hashes) if present is None else present.count(0)
+        return min(self.size, count * CHUNK_BYTES)
+
     def missing(self) -> tuple[int, ...]:
         """Return the chunks that are not here, ascending.
 
@@ -89,6 +99,10 @@ class PartialPayload(ABC):
         PayloadAbandoned
         DiskFull, StorageInaccessible
         """
+        with self._lock:
+            if self._stage is _Stage.FINISHED:
+                return False
+            self._require_arriving()
         is_chunk = 0 <= index < len(self.chunk_hashes)
         if not is_chunk or memoryview(data).nbytes != get_chunk_size(self.size, index):
             raise PayloadMismatch(

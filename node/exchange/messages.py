@@ -13,8 +13,9 @@ from typing import Annotated
 from msgspec import Meta, Struct
 from quorate.chain.block import PARTS_MAX, BlockPart
 from quorate.chain.codec import decode, encode
+from quorate.chain.content import CHUNK_BYTES
 from quorate.chain.ids import Uint64, WireHash, WireHeight
-from quorate.chain.transaction import TRANSACTION_BYTES_MAX
+from quorate.chain.transaction import PAYLOAD_BYTES_MAX, TRANSACTION_BYTES_MAX
 from quorate.chain.vote import Proposal, Vote
 
 from consensus.status import RoundStatus
@@ -29,7 +30,9 @@ BLOCKS_PER_ANSWER_MAX = 128
 RIDING_PAYLOAD_BYTES_MAX = 64 * 1024
 """Payloads up to this size travel with their transaction; larger ones are pulled."""
 RANGE_BYTES_MAX = 1 << 20
-"""The most bytes of a payload or a block that one answer carries."""
+"""The most bytes of a block that one answer carries."""
+CHUNKS_MAX = PAYLOAD_BYTES_MAX // CHUNK_BYTES
+"""Chunks of the largest payload that a transaction may name."""
 NEIGHBOURS_MAX = 256
 NEIGHBOUR_BYTES = 8
 
@@ -133,21 +136,26 @@ class GetBlockRange(Struct, array_like=True, frozen=True, forbid_unknown_fields=
     length: Length
 
 
-class GetPayloadRange(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=3):
-    """Ask for a slice of a payload."""
-
-    payload_hash: WireHash
-    offset: Uint64
-    length: Length
-
-
 class GetTransactions(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=4):
     """Ask for pending transactions by hash; answered with a `TransactionsMessage`."""
 
     hashes: Annotated[tuple[WireHash, ...], Meta(min_length=1, max_length=HASHES_PER_MESSAGE_MAX)]
 
 
-Request = GetBlocks | GetBlockRange | GetPayloadRange | GetTransactions
+class GetChunkHashes(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=5):
+    """Ask for the size of a payload and the hashes of its chunks."""
+
+    payload_hash: WireHash
+
+
+class GetChunk(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=6):
+    """Ask for one chunk of a payload; the answer is its bytes and nothing else."""
+
+    payload_hash: WireHash
+    index: Annotated[int, Meta(ge=0, lt=CHUNKS_MAX)]
+
+
+Request = GetBlocks | GetBlockRange | GetTransactions | GetChunkHashes | GetChunk
 
 
 class StoredBlock(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -172,6 +180,13 @@ class RangeAnswer(Struct, array_like=True, frozen=True, forbid_unknown_fields=Tr
     data: Annotated[bytes, Meta(max_length=RANGE_BYTES_MAX)]
 
 
+class ChunkHashesAnswer(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """The size of a payload and the hashes of its chunks, which belong to its address."""
+
+    size: Uint64
+    chunk_hashes: Annotated[tuple[WireHash, ...], Meta(max_length=CHUNKS_MAX)]
+
+
 def decode_message(body: bytes) -> Message:
     """Return the link message that `body` holds; raises `DecodeError`."""
     return decode(Message, body, BODY_BYTES_MAX)  # type: ignore[arg-type]
@@ -187,7 +202,9 @@ def decode_request(body: bytes) -> Request:
     return decode(Request, body, REQUEST_BYTES_MAX)  # type: ignore[arg-type]
 
 
-def encode_message(message: Message | NodeStatus | Request | BlocksAnswer | RangeAnswer) -> bytes:
+def encode_message(
+    message: Message | NodeStatus | Request | BlocksAnswer | RangeAnswer | ChunkHashesAnswer,
+) -> bytes:
     """Return the canonical bytes of a message, status, request or answer."""
     return encode(message)
 

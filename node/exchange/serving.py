@@ -12,11 +12,14 @@ from quorate.chain.ids import Hash
 
 from node.exchange.messages import (
     RANGE_BYTES_MAX,
+    RIDING_PAYLOAD_BYTES_MAX,
     TRANSACTION_BATCH_BYTES_MAX,
     BlocksAnswer,
+    ChunkHashesAnswer,
     GetBlockRange,
     GetBlocks,
-    GetPayloadRange,
+    GetChunk,
+    GetChunkHashes,
     GetTransactions,
     RangeAnswer,
     StoredBlock,
@@ -31,6 +34,8 @@ from store.payload_contract import Payloads
 
 ANSWER_BYTES_MAX = RANGE_BYTES_MAX
 BLOCKS_BETWEEN_CHECKPOINTS = 16
+READERS_MAX = 4
+"""Threads that read chunks for peers."""
 
 
 class PendingTransactions(Protocol):
@@ -58,6 +63,7 @@ class Server:
         self._store = store
         self._payloads = payloads
         self._pending = pending
+        self._readers = trio.CapacityLimiter(READERS_MAX)
 
     async def answer(self, peer: PeerId, body: bytes) -> bytes:  # noqa: ARG002
         """Return the encoded answer; whoever is linked may ask.
@@ -76,8 +82,10 @@ class Server:
                 return encode_message(await self._get_blocks(request))
             case GetBlockRange():
                 return encode_message(self._get_block_range(request))
-            case GetPayloadRange():
-                return encode_message(self._get_payload_range(request))
+            case GetChunkHashes():
+                return encode_message(await self._get_chunk_hashes(request))
+            case GetChunk():
+                return await self._get_chunk(request)
             case GetTransactions():
                 return encode_message(self._get_transactions(request))
             case _:
@@ -107,12 +115,32 @@ class Server:
         end = request.offset + request.length
         return RangeAnswer(len(block), block[request.offset : end])
 
-    def _get_payload_range(self, request: GetPayloadRange) -> RangeAnswer:
-        data = self._payloads.get(request.payload_hash)
-        if data is None:
+    async def _get_chunk_hashes(self, request: GetChunkHashes) -> ChunkHashesAnswer:
+        size = self._payloads.size(request.payload_hash)
+        # They are at hand, unless a power failure took them and the whole file must be read.
+        chunk_hashes = await trio.to_thread.run_sync(
+            self._payloads.get_chunk_hashes, request.payload_hash, limiter=self._readers
+        )
+        if size is None or chunk_hashes is None:
             raise RequestRefused("the payload is not here")
-        end = request.offset + request.length
-        return RangeAnswer(len(data), bytes(data[request.offset : end]))
+        return ChunkHashesAnswer(size, chunk_hashes)
+
+    async def _get_chunk(self, request: GetChunk) -> bytes:
+        size = self._payloads.size(request.payload_hash)
+        if size is None:
+            raise RequestRefused("the payload is not here")
+        if size <= RIDING_PAYLOAD_BYTES_MAX:
+            data = self._payloads.read_chunk(request.payload_hash, request.index)
+        else:
+            data = await trio.to_thread.run_sync(
+                self._payloads.read_chunk,
+                request.payload_hash,
+                request.index,
+                limiter=self._readers,
+            )
+        if data is None:
+            raise RequestRefused(f"there is no chunk {request.index}")
+        return data
 
     def _get_transactions(self, request: GetTransactions) -> TransactionsMessage:
         entries: list[TransactionEntry] = []

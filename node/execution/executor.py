@@ -244,8 +244,8 @@ class Executor:
             except TransactionError as error:
                 raise BlockError(f"transaction {index} ({hash_.hex()}): {error}") from error
             except PendingError as error:
-                missing = self._find_missing_payloads(error, transactions[index + 1 :])
-                raise PendingError(str(error), missing) from error
+                missing = self._find_missing_payloads(error, transactions[index:])
+                raise PendingError(str(error), tuple(missing), missing) from error
         result = execution.finish()
         self._require_position(position)
         validate_roots(block.header, result)
@@ -411,16 +411,16 @@ class Executor:
 
     def _find_missing_payloads(
         self, error: PendingError, rest: Sequence[tuple[Hash, SignedTransaction]]
-    ) -> tuple[bytes, ...]:
-        """Return what one transaction lacks, and what those after it will, to pull all at once."""
-        missing = dict.fromkeys(error.missing_payloads)
+    ) -> dict[bytes, int]:
+        """Return what the first of these transactions lacks, and what the rest will, with sizes."""
+        missing = dict.fromkeys(error.missing_payloads, 0)
         for _, signed in rest:
             body = signed.transaction.body
             if not isinstance(body, SubmitUpdate | CreateTask):
                 continue
             if not self._payloads.has(body.payload_hash):
-                missing[body.payload_hash] = None
-        return tuple(missing)
+                missing[body.payload_hash] = body.payload_size
+        return missing
 
     async def _verify_transactions(self, block: Block) -> list[tuple[Hash, SignedTransaction]]:
         verified = []

@@ -100,7 +100,9 @@ class Judge:
     async def wait_for(self, pending: PendingError) -> None:
         """Return when what was missing may be here."""
         if pending.missing_payloads:
-            await self._exchange.wait_for(tuple(map(Hash, pending.missing_payloads)))
+            await self._exchange.wait_for(
+                tuple(map(Hash, pending.missing_payloads)), pending.payload_sizes
+            )
         with trio.move_on_after(RETRY_S):
             await self._aggregates.done.wait()
 

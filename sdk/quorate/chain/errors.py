@@ -15,6 +15,7 @@
 Owns the classes and the codes. Never decides what to do about an error: its catcher does.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -103,11 +104,19 @@ class PendingError(QuorateError):
         What is being waited for.
     missing_payloads : tuple of bytes, 32
         The payload hashes that are not at hand, possibly empty.
+    payload_sizes : mapping of bytes to int, optional
+        The sizes of these payloads that signed transactions say.
     """
 
-    def __init__(self, message: str, missing_payloads: tuple[bytes, ...] = ()) -> None:
+    def __init__(
+        self,
+        message: str,
+        missing_payloads: tuple[bytes, ...] = (),
+        payload_sizes: Mapping[bytes, int] | None = None,
+    ) -> None:
         super().__init__(message)
         self.missing_payloads = missing_payloads
+        self.payload_sizes = {} if payload_sizes is None else payload_sizes
 
 
 class StorageError(QuorateError):

@@ -24,6 +24,7 @@ class ScriptedNetwork:
         self.sent: list[tuple[str, Priority, bytes]] = []
         self.broadcasts: list[tuple[Priority, bytes]] = []
         self.announced: list[bytes] = []
+        self.bytes_max = 0
 
     def peers(self) -> tuple[PeerInfo, ...]:
         return tuple(
@@ -36,6 +37,7 @@ class ScriptedNetwork:
         assert response_bytes_max > 0
         assert timeout_s > 0
         self.requests.append((peer, body))
+        self.bytes_max = response_bytes_max
         return await self.answers[peer](body)
 
     def report(self, peer: PeerId, penalty: int, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""Payloads pulled from peers of every kind."""
+"""Payloads pulled from peers of every kind, chunk by chunk."""
 
 # The fixture `autojump_clock` works by being asked for.
 # ruff: noqa: ARG001
@@ -8,31 +8,39 @@ from typing import Any
 
 import pytest
 import trio
-from quorate.chain.content import compute_content_hash
+from quorate.chain.content import CHUNK_BYTES, compute_chunk_hashes, compute_content_hash
 from quorate.chain.ids import Hash
+from quorate.chain.merkle import hash_node
 from structlog.testing import capture_logs
 
 from node.exchange.messages import (
-    RANGE_BYTES_MAX,
-    GetPayloadRange,
-    RangeAnswer,
+    ChunkHashesAnswer,
+    GetChunk,
+    GetChunkHashes,
     decode_request,
     encode_message,
 )
 from node.exchange.payload_exchange import (
-    ATTEMPTS_MAX,
+    CHUNKS_IN_MEMORY_MAX,
     PULLS_MAX,
     WANTED_MAX,
-    WRONG_PAYLOAD_PENALTY,
     PayloadExchange,
 )
-from p2p.network import PeerId, RequestTimedOut
+from node.exchange.payload_pull import (
+    ATTEMPTS_MAX,
+    CHUNKS_PER_PEER_MAX,
+    CHUNKS_PER_PULL_MAX,
+    REQUEST_TIMEOUT_S,
+    WRONG_PAYLOAD_PENALTY,
+)
+from p2p.network import PeerId, RequestTimedOut, RequestTooLarge
 from store.memory_payloads import MemoryPayloadStore
 from tests.node.exchange.scripted import Answer, ScriptedNetwork, refuse
 
 SMALL = b"a small payload"
-LARGE = os.urandom(2 * RANGE_BYTES_MAX + 5)
-LIMIT = 8 << 20
+LARGE = os.urandom(2 * CHUNK_BYTES + 5)
+HUGE = os.urandom(12 * CHUNK_BYTES)
+LIMIT = 16 << 20
 
 
 def name_of(data: bytes) -> Hash:
@@ -44,25 +52,28 @@ def serve(*payloads: bytes) -> Answer:
 
     async def answer(body: bytes) -> bytes:
         request = decode_request(body)
-        assert isinstance(request, GetPayloadRange)
+        assert isinstance(request, GetChunk | GetChunkHashes)
         data = held.get(request.payload_hash)
         if data is None:
             return await refuse(body)
-        part = data[request.offset : request.offset + request.length]
-        return encode_message(RangeAnswer(len(data), part))
+        if isinstance(request, GetChunkHashes):
+            return encode_message(ChunkHashesAnswer(len(data), compute_chunk_hashes(data)))
+        return data[request.index * CHUNK_BYTES : (request.index + 1) * CHUNK_BYTES]
 
     return answer
 
 
-def tell(answer: RangeAnswer | bytes) -> Answer:
-    async def give(_body: bytes) -> bytes:
-        return answer if isinstance(answer, bytes) else encode_message(answer)
+def tell(hashes: ChunkHashesAnswer | bytes, chunk: bytes = b"") -> Answer:
+    async def give(body: bytes) -> bytes:
+        if isinstance(decode_request(body), GetChunk):
+            return chunk
+        return hashes if isinstance(hashes, bytes) else encode_message(hashes)
 
     return give
 
 
 async def be_silent(_body: bytes) -> bytes:
-    await trio.sleep(10)
+    await trio.sleep(REQUEST_TIMEOUT_S)
     raise RequestTimedOut("no answer")
 
 
@@ -86,67 +97,201 @@ async def pull(network: ScriptedNetwork, *data: bytes, size: int = 0) -> MemoryP
     return payloads
 
 
-@pytest.mark.parametrize("data", [SMALL, LARGE])
-async def test_a_payload_is_pulled_in_slices_and_told(data: bytes, autojump_clock: object) -> None:
+@pytest.mark.parametrize("is_size_known", [True, False])
+@pytest.mark.parametrize("data", [SMALL, LARGE, HUGE])
+async def test_a_payload_is_pulled_in_chunks_and_told(
+    data: bytes, is_size_known: bool, autojump_clock: object
+) -> None:
     network = ScriptedNetwork(a=serve(data))
     payloads = MemoryPayloadStore()
     exchange, stored = make_exchange(network, payloads)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(exchange.run)
-        assert exchange.want(name_of(data), len(data))
+        assert exchange.want(name_of(data), len(data) if is_size_known else 0)
         await exchange.wait_for((name_of(data),))
         nursery.cancel_scope.cancel()
     assert payloads.get(name_of(data)) == data
     assert stored == [name_of(data)]
-    assert len(network.requests) == 1 + (len(data) - 1) // RANGE_BYTES_MAX
+    count = len(compute_chunk_hashes(data))
+    needs_list = count > 1 or not is_size_known
+    assert len(network.requests) == count + needs_list
     assert not exchange.want(name_of(data))
     assert network.reports == []
+    assert (exchange.figures.chunks, exchange.figures.bytes) == (count, len(data))
+    assert (exchange.wanted_count, exchange.bytes_missing, exchange.figures.wrong) == (0, 0, 0)
 
 
-LIES: dict[str, tuple[RangeAnswer | bytes, int]] = {
-    "other bytes": (RangeAnswer(len(SMALL), SMALL[::-1]), 0),
-    "other size": (RangeAnswer(len(SMALL) + 1, SMALL + b"!"), len(SMALL)),
-    "no bytes": (RangeAnswer(len(SMALL), b""), 0),
-    "nothing": (RangeAnswer(0, b""), 0),
-    "too large": (RangeAnswer(LIMIT + 1, b"x" * RANGE_BYTES_MAX), 0),
-    "a byte at a time": (RangeAnswer(len(SMALL), SMALL[:1]), 0),
-    "more than it says": (RangeAnswer(3, SMALL), 0),
-    "garbage": (b"\xc1", 0),
+HASHES = compute_chunk_hashes(LARGE)
+LIES: dict[str, tuple[bytes, Answer]] = {
+    "other bytes": (SMALL, tell(b"", SMALL[::-1])),
+    "too few bytes": (SMALL, tell(b"", SMALL[:-1])),
+    "no bytes": (SMALL, tell(b"")),
+    "other size": (LARGE, tell(ChunkHashesAnswer(len(LARGE) + 1, HASHES))),
+    "no size": (LARGE, tell(ChunkHashesAnswer(0, ()))),
+    "other hashes": (LARGE, tell(ChunkHashesAnswer(len(LARGE), HASHES[::-1]))),
+    "too few hashes": (LARGE, tell(ChunkHashesAnswer(len(LARGE), HASHES[:-1]))),
+    "too large": (LARGE, tell(ChunkHashesAnswer(LIMIT + 1, HASHES))),
+    "garbage": (LARGE, tell(b"\xc1")),
 }
 
 
 @pytest.mark.parametrize("name", LIES)
 async def test_a_liar_is_reported_and_another_peer_asked(name: str, autojump_clock: object) -> None:
-    answer, size = LIES[name]
-    network = ScriptedNetwork(a=tell(answer), b=serve(SMALL))
-    payloads = await pull(network, SMALL, size=size)
-    assert payloads.get(name_of(SMALL)) == SMALL
+    data, lie = LIES[name]
+    network = ScriptedNetwork(a=lie, b=serve(data))
+    payloads = await pull(network, data, size=len(data))
+    assert payloads.get(name_of(data)) == data
     assert [(peer, penalty) for peer, penalty, _ in network.reports] == [
         ("a", WRONG_PAYLOAD_PENALTY)
     ]
-    assert [peer for peer, _ in network.requests] == ["a", "b"]
+    assert [peer for peer, _ in network.requests[:2]] == ["a", "b"]
 
 
-async def test_a_size_that_changes_midway_is_a_lie(autojump_clock: object) -> None:
-    totals = iter([len(LARGE), len(LARGE) - 1])
+async def test_a_wrong_chunk_costs_that_chunk_and_its_sender(autojump_clock: object) -> None:
+    honest = serve(HUGE)
 
-    async def waver(body: bytes) -> bytes:
+    async def lie_once(body: bytes) -> bytes:
         request = decode_request(body)
-        assert isinstance(request, GetPayloadRange)
-        part = LARGE[request.offset : request.offset + request.length]
-        return encode_message(RangeAnswer(next(totals), part))
+        answer = await honest(body)
+        is_lie = isinstance(request, GetChunk) and request.index == 2
+        return answer[::-1] if is_lie else answer
 
-    network = ScriptedNetwork(a=waver, b=serve(LARGE))
-    payloads = await pull(network, LARGE)
-    assert payloads.get(name_of(LARGE)) == LARGE
-    assert len(network.reports) == 1
+    network = ScriptedNetwork(a=lie_once, b=honest, c=honest)
+    payloads = MemoryPayloadStore()
+    exchange, _ = make_exchange(network, payloads)
+    exchange.want(name_of(HUGE), len(HUGE), PeerId("a"))
+    await exchange.wait_for((name_of(HUGE),))
+    assert payloads.get(name_of(HUGE)) == HUGE
+    assert {peer for peer, _, _ in network.reports} == {"a"}
+    assert 1 <= exchange.figures.wrong <= CHUNKS_PER_PEER_MAX
+    # The list, each chunk once, and once more what came wrong.
+    assert len(network.requests) == 1 + 12 + exchange.figures.wrong
+
+
+async def test_chunks_come_from_several_peers_at_once(autojump_clock: object) -> None:
+    busy = dict.fromkeys("abc", 0)
+    most, together = dict(busy), [0]
+
+    def serve_slowly(name: str) -> Answer:
+        honest = serve(HUGE)
+
+        async def answer(body: bytes) -> bytes:
+            busy[name] += 1
+            most[name] = max(most[name], busy[name])
+            together.append(sum(busy.values()))
+            await trio.sleep(1)
+            busy[name] -= 1
+            return await honest(body)
+
+        return answer
+
+    network = ScriptedNetwork(**{name: serve_slowly(name) for name in "abc"})
+    await pull(network, HUGE, size=len(HUGE))
+    assert all(1 <= count <= CHUNKS_PER_PEER_MAX for count in most.values())
+    assert max(together) == CHUNKS_PER_PULL_MAX
+
+
+async def test_a_pull_goes_on_after_a_restart() -> None:
+    honest = serve(HUGE)
+    served: list[int] = []
+
+    async def serve_some(body: bytes) -> bytes:
+        request = decode_request(body)
+        if isinstance(request, GetChunk):
+            if len(served) == 5:
+                return await be_silent(body)
+            served.append(request.index)
+        return await honest(body)
+
+    network = ScriptedNetwork(a=serve_some)
+    payloads = MemoryPayloadStore()
+    exchange, _ = make_exchange(network, payloads)
+    sizes = {name_of(HUGE): len(HUGE)}
+    with trio.move_on_after(0.5):
+        await exchange.wait_for((name_of(HUGE),), sizes)
+    assert exchange.bytes_missing == 7 * CHUNK_BYTES
+    assert len(served) == 5
+    payloads = payloads.reopen()
+    again = ScriptedNetwork(a=honest)
+    await make_exchange(again, payloads)[0].wait_for((name_of(HUGE),), sizes)
+    asked = [decode_request(body) for _, body in again.requests]
+    assert sorted(request.index for request in asked if isinstance(request, GetChunk)) == sorted(
+        set(range(12)) - set(served)
+    )
+    assert payloads.get(name_of(HUGE)) == HUGE
+
+
+@pytest.mark.parametrize("is_one_chunk", [True, False])
+async def test_a_lie_about_a_size_that_nobody_signed_hurts_no_honest_peer(
+    is_one_chunk: bool, autojump_clock: object
+) -> None:
+    """The root of two inner nodes is the root of four chunks: which it is, only the size says."""
+    data = SMALL if is_one_chunk else os.urandom(4 * CHUNK_BYTES)
+    hashes = compute_chunk_hashes(data)
+    inner = (Hash(hash_node(*hashes[:2])), Hash(hash_node(*hashes[2:]))) if hashes[1:] else hashes
+    size = len(SMALL) - 1 if is_one_chunk else 2 * CHUNK_BYTES
+    honest = serve(data)
+
+    async def lie(body: bytes) -> bytes:
+        if isinstance(decode_request(body), GetChunkHashes):
+            return encode_message(ChunkHashesAnswer(size, inner))
+        return await refuse(body)
+
+    async def be_strict(body: bytes) -> bytes:
+        answer = await honest(body)
+        is_chunk = isinstance(decode_request(body), GetChunk)
+        if is_chunk and len(answer) > network.bytes_max:
+            raise RequestTooLarge("longer than asked for")
+        return answer
+
+    network = ScriptedNetwork(a=lie, b=be_strict)
+    payloads = MemoryPayloadStore()
+    exchange, _ = make_exchange(network, payloads)
+    exchange.want(name_of(data), 0, PeerId("a"))
+    await exchange.wait_for((name_of(data),))
+    assert payloads.get(name_of(data)) == data
+    assert network.reports == []
+
+
+async def test_chunks_in_memory_are_bounded() -> None:
+    assert CHUNKS_IN_MEMORY_MAX < PULLS_MAX * CHUNKS_PER_PEER_MAX
+    data = [os.urandom(4 * CHUNK_BYTES) for _ in range(PULLS_MAX)]
+    honest, busy, most = serve(*data), [0], [0]
+
+    async def answer(body: bytes) -> bytes:
+        if isinstance(decode_request(body), GetChunk):
+            busy[0] += 1
+            most[0] = max(most)
+            most.append(busy[0])
+            await trio.sleep(0.1)
+            busy[0] -= 1
+        return await honest(body)
+
+    network = ScriptedNetwork(a=answer)
+    payloads = MemoryPayloadStore()
+    exchange, stored = make_exchange(network, payloads)
+    async with trio.open_nursery() as nursery:
+        for each in data:
+            exchange.want(name_of(each), len(each))
+        nursery.start_soon(exchange.run)
+        while len(stored) < len(data):  # noqa: ASYNC110 - a plain list tells of it.
+            await trio.sleep(0.05)
+        nursery.cancel_scope.cancel()
+    assert max(most) == CHUNKS_IN_MEMORY_MAX
+
+
+async def test_room_for_what_never_comes_is_given_back(autojump_clock: object) -> None:
+    network = ScriptedNetwork(a=tell(ChunkHashesAnswer(len(LARGE), HASHES), LARGE[:9]))
+    payloads = await pull(network, LARGE, size=len(LARGE))
+    assert payloads.bytes_total == 0
+    assert payloads.get_partial(name_of(LARGE)) is None
 
 
 async def test_the_named_holder_is_asked_first(autojump_clock: object) -> None:
     network = ScriptedNetwork(a=serve(SMALL), b=serve(SMALL), c=serve(SMALL))
     payloads = MemoryPayloadStore()
     exchange, _ = make_exchange(network, payloads)
-    exchange.want(name_of(SMALL), 0, PeerId("gone"))
+    exchange.want(name_of(SMALL), len(SMALL), PeerId("gone"))
     exchange.want(name_of(SMALL), 0, PeerId("c"))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(exchange.run)
@@ -168,7 +313,7 @@ async def test_what_nobody_has_is_given_up_and_may_be_wanted_again(
     network = ScriptedNetwork(a=refuse)
     with capture_logs() as logs:
         await pull(network, SMALL)
-    assert len(network.requests) <= ATTEMPTS_MAX
+    assert len(network.requests) == ATTEMPTS_MAX
     assert [entry["event"] for entry in logs] == ["payload_not_found"]
     network.answers["a"] = serve(SMALL)
     assert (await pull(network, SMALL)).get(name_of(SMALL)) == SMALL
@@ -200,8 +345,8 @@ async def test_a_block_does_not_queue_behind_what_nobody_has(autojump_clock: obj
     async with trio.open_nursery() as nursery:
         nursery.start_soon(exchange.run)
         await trio.sleep(1)
-        with trio.fail_after(15):
-            await exchange.wait_for((name_of(LARGE),))
+        await exchange.wait_for((name_of(LARGE),))
+        assert exchange.wanted_count >= WANTED_MAX - PULLS_MAX
         nursery.cancel_scope.cancel()
     assert payloads.get(name_of(LARGE)) == LARGE
 
@@ -211,7 +356,7 @@ async def test_a_block_takes_its_payload_out_of_the_queue_once(autojump_clock: o
     exchange, stored = make_exchange(network, MemoryPayloadStore())
     for number in range(WANTED_MAX - 1):
         exchange.want(Hash(number.to_bytes(32, "big")), 0, PeerId("a"))
-    assert exchange.want(name_of(SMALL), 0, PeerId("b"))
+    assert exchange.want(name_of(SMALL), len(SMALL), PeerId("b"))
     async with trio.open_nursery() as nursery:
         for _ in range(2):
             nursery.start_soon(exchange.wait_for, (name_of(SMALL),))

@@ -6,16 +6,22 @@ from typing import TypeVar
 import pytest
 from msgspec import Struct
 from quorate.chain.codec import decode
+from quorate.chain.content import CHUNK_BYTES, compute_chunk_hashes
 from quorate.chain.ids import INT64_MAX, Hash, Height
+from quorate.chain.transaction import PAYLOAD_BYTES_MAX
 
 from node.exchange.messages import (
     BLOCKS_PER_ANSWER_MAX,
+    CHUNKS_MAX,
     RANGE_BYTES_MAX,
+    RIDING_PAYLOAD_BYTES_MAX,
     TRANSACTION_BATCH_BYTES_MAX,
     BlocksAnswer,
+    ChunkHashesAnswer,
     GetBlockRange,
     GetBlocks,
-    GetPayloadRange,
+    GetChunk,
+    GetChunkHashes,
     GetTransactions,
     RangeAnswer,
     TransactionEntry,
@@ -104,16 +110,28 @@ async def test_a_block_too_large_for_an_answer_comes_in_ranges() -> None:
         await ask(server, GetBlockRange(Height(3), 0, 1), RangeAnswer)
 
 
-async def test_payloads_come_in_ranges() -> None:
+@pytest.mark.parametrize("size", [9, RIDING_PAYLOAD_BYTES_MAX + 1, 2 * CHUNK_BYTES + 9])
+async def test_payloads_come_in_chunks(size: int) -> None:
     payloads = MemoryPayloadStore()
-    data = os.urandom(RANGE_BYTES_MAX + 9)
+    data = os.urandom(size)
     name = Hash(payloads.put(data))
     server = make_server(make_store(), payloads)
-    for offset in (0, RANGE_BYTES_MAX, len(data), 2**62):
-        answer = await ask(server, GetPayloadRange(name, offset, RANGE_BYTES_MAX), RangeAnswer)
-        assert answer == RangeAnswer(len(data), data[offset : offset + RANGE_BYTES_MAX])
-    with pytest.raises(RequestRefused, match="not here"):
-        await ask(server, GetPayloadRange(make_hash(1), 0, 1), RangeAnswer)
+    told = await ask(server, GetChunkHashes(name), ChunkHashesAnswer)
+    assert told == ChunkHashesAnswer(size, compute_chunk_hashes(data))
+    for index in range(len(told.chunk_hashes)):
+        chunk = await server.answer(PEER, encode_message(GetChunk(name, index)))
+        assert chunk == data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+    with pytest.raises(RequestRefused, match="no chunk"):
+        await server.answer(PEER, encode_message(GetChunk(name, len(told.chunk_hashes))))
+    for request in (GetChunk(make_hash(1), 0), GetChunkHashes(make_hash(1))):
+        with pytest.raises(RequestRefused, match="not here"):
+            await server.answer(PEER, encode_message(request))
+
+
+async def test_the_longest_answers_fit() -> None:
+    assert len(encode_message(ChunkHashesAnswer(2**32, (make_hash(1),) * CHUNKS_MAX))) < 150_000
+    assert CHUNKS_MAX * CHUNK_BYTES == PAYLOAD_BYTES_MAX
+    assert CHUNK_BYTES < RESPONSE_BYTES_MAX
 
 
 async def test_pending_transactions_come_as_far_as_they_fit() -> None:
@@ -134,8 +152,10 @@ async def test_what_is_no_request_is_refused(body: bytes) -> None:
 
 async def test_ranges_beyond_the_limit_are_refused() -> None:
     for request in (
-        GetPayloadRange(make_hash(1), 0, RANGE_BYTES_MAX + 1),
-        GetPayloadRange(make_hash(1), -1, 5),
+        GetBlockRange(Height(1), 0, RANGE_BYTES_MAX + 1),
+        GetBlockRange(Height(1), -1, 5),
+        GetChunk(make_hash(1), CHUNKS_MAX),
+        GetChunk(make_hash(1), -1),
         GetBlocks(Height(1), BLOCKS_PER_ANSWER_MAX + 1),
         GetTransactions(()),
     ):
