@@ -14,6 +14,7 @@ import typer
 def build_app() -> typer.Typer:
     """Return the command line with all its commands."""
     from node.commands import (  # noqa: PLC0415 - not before `main` has set the environment.
+        bench,
         chain,
         config,
         homes,
@@ -51,6 +52,7 @@ def build_app() -> typer.Typer:
     app.add_typer(tasks.update_app, name="update")
     app.add_typer(weights.app, name="weights")
     app.add_typer(config.app, name="config")
+    app.add_typer(bench.app, name="bench")
     app.command(name="show-node-id")(homes.show_node_id)
     app.command(name="show-validator")(homes.show_validator)
     app.command()(maintenance.inspect)

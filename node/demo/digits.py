@@ -20,6 +20,7 @@ LAYERS: Final = ("hidden.kernel", "hidden.bias", "output.kernel", "output.bias")
 DIRICHLET_ALPHA: Final = 1.0
 HELD_OUT_PART: Final = 0.2
 EXAMPLES_PER_SHARD_MIN: Final = 32
+SPLITS_MAX: Final = 10_000
 
 LOCAL_EPOCHS: Final = 3
 BATCH_EXAMPLES: Final = 16
@@ -74,7 +75,14 @@ def load_digits() -> Examples:
     return Examples(np.asarray(pixels, np.float64) / 16.0, np.asarray(labels, np.int64))
 
 
-def split_examples(examples: Examples, shards: int, seed: int) -> tuple[list[Examples], Examples]:
+def split_examples(
+    examples: Examples,
+    shards: int,
+    seed: int,
+    *,
+    alpha: float = DIRICHLET_ALPHA,
+    examples_min: int = EXAMPLES_PER_SHARD_MIN,
+) -> tuple[list[Examples], Examples]:
     """Split examples into shards of different composition, and a part that nobody trains on.
 
     Parameters
@@ -83,30 +91,42 @@ def split_examples(examples: Examples, shards: int, seed: int) -> tuple[list[Exa
     shards : int
         How many.
     seed : int
+    alpha : float
+        How alike the shards are: with 0.1, most have examples of two or three classes.
+    examples_min : int
+        The fewest examples of a shard.
 
     Returns
     -------
     shards : list of Examples
         For each class, the shares of the shards are drawn from a Dirichlet distribution with
-        alpha 1.0 (arXiv:1909.06335, section 3); drawn again until each shard has
-        `EXAMPLES_PER_SHARD_MIN` examples.
+        `alpha` (arXiv:1909.06335, section 3); drawn again until each shard has `examples_min`.
     held_out : Examples
+
+    Raises
+    ------
+    DemoError
+        If no split in `SPLITS_MAX` has enough examples in every shard.
     """
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(examples))
     held_out_count = round(len(examples) * HELD_OUT_PART)
     held_out, rest = examples.take(order[:held_out_count]), examples.take(order[held_out_count:])
-    while True:
+    for _ in range(SPLITS_MAX):
         parts: list[list[NDArray[np.int64]]] = [[] for _ in range(shards)]
         for label in range(CLASSES):
             members = np.flatnonzero(rest.labels == label)
-            shares = rng.dirichlet(np.full(shards, DIRICHLET_ALPHA))
+            shares = rng.dirichlet(np.full(shards, alpha))
             cuts = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
             for part, indices in zip(parts, np.split(members, cuts), strict=True):
                 part.append(indices)
         drawn = [rest.take(np.concatenate(part)) for part in parts]
-        if min(map(len, drawn)) >= EXAMPLES_PER_SHARD_MIN:
+        if min(map(len, drawn)) >= examples_min:
             return drawn, held_out
+    raise DemoError(
+        f"In {SPLITS_MAX} splits into {shards} shards with alpha {alpha:g}, none gave each shard "
+        f"{examples_min} examples: take fewer shards, or a larger alpha."
+    )
 
 
 def make_model(seed: int) -> Model:
