@@ -269,11 +269,17 @@ class Task(Struct):
 
 
 class Participant(Struct):
-    """A registered participant."""
+    """A registered participant.
+
+    `has_update` and `is_awaited` tell about the open training round, `active_round` when the
+    participant registered or last sent an update.
+    """
 
     address: str
     registered_height: str
     has_update: bool
+    is_awaited: bool
+    active_round: str
 
 
 class Participants(Struct):
@@ -284,10 +290,12 @@ class Participants(Struct):
 
 
 class RoundUpdate(Struct):
-    """An update in the current training round."""
+    """An update in a training round that has not ended."""
 
     participant: str
     payload_hash: str
+    example_count: int
+    staleness: int
 
 
 class TrainingRound(Struct, omit_defaults=True):
@@ -300,6 +308,9 @@ class TrainingRound(Struct, omit_defaults=True):
     base_weights_root: str | None = None
     updates: list[RoundUpdate] | None = None
     evaluations: int | None = None
+    participants: int | None = None
+    awaited: int | None = None
+    extensions: int | None = None
     height: str | None = None
     receipt: View | None = None
 

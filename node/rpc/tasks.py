@@ -92,7 +92,11 @@ async def show_participants(
     found = find_task(node, task)
     participants = [
         answers.Participant(
-            participant.address.hex(), str(participant.registered_height), participant.has_update
+            participant.address.hex(),
+            str(participant.registered_height),
+            participant.has_update,
+            participant.is_awaited,
+            str(participant.active_round),
         )
         for participant in list_participants(
             node.services.executor.state, found.task_id, start, limit
@@ -110,7 +114,10 @@ async def show_training_round(
     task: TaskPath,
     number: Annotated[str, PathParameter(description='A number, or "current".')],
 ) -> Response[bytes]:
-    """Return a training round: the open one with its updates, an earlier one with its receipt."""
+    """Return a training round: the open one with its updates, an earlier one with its receipt.
+
+    The receipt says who was counted and how, who was not and why, and what followed.
+    """
     found = find_task(node, task)
     current = found.record.training_round
     wanted = current if number == "current" else _read_number(number)
@@ -119,23 +126,29 @@ async def show_training_round(
             ErrorCode.NOT_FOUND,
             f"Training round {wanted} has not begun: the current one is {current}.",
         )
-    if wanted < current:
-        return answer(await _find_ended_round(node, found.task_id, wanted))
-    view = get_training_round(node.services.executor.state, found.task_id)
+    view = get_training_round(node.services.executor.state, found.task_id, wanted)
     if view is None:
-        raise make_unknown(task)
+        return answer(await _find_ended_round(node, found.task_id, wanted))
     return answer(
         answers.TrainingRound(
-            str(current),
+            str(wanted),
             "frozen" if view.is_frozen else "open",
             opened_time_ms=str(view.opened_time_ms),
             deadline_ms=str(view.deadline_time_ms),
             base_weights_root=view.base_weights_root.hex(),
             updates=[
-                answers.RoundUpdate(update.participant.hex(), update.payload_hash.hex())
-                for update in view.updates
+                answers.RoundUpdate(
+                    update.participant.hex(),
+                    update.payload_hash.hex(),
+                    update.example_count,
+                    staleness,
+                )
+                for update, staleness in zip(view.updates, view.staleness, strict=True)
             ],
             evaluations=len(view.evaluations),
+            participants=view.registered_count,
+            awaited=view.awaited_count,
+            extensions=view.extension_count,
         )
     )
 

@@ -12,14 +12,16 @@ import msgspec
 from msgspec import Struct
 
 from quorate.chain.codec import decode, encode, learn_type
+from quorate.chain.errors import QuorateError
 from quorate.chain.ids import Hash
 from quorate.chain.merkle import MerkleProof
-from quorate.chain.receipt import MedianMetric, RoundOutcome, RoundReceipt, UpdateReceipt
+from quorate.chain.receipt import RECEIPTS_BYTES_MAX, RoundReceipt
 from quorate.chain.task import TaskSpec
 from quorate.chain.transaction import TRANSACTION_BYTES_MAX, TaskStatus
 from quorate.chain.weights import ModelLeaf
 from quorate.errors import ProtocolError, RpcError
 from quorate.rpc_types import HexBytes, Page, Rows, Task, TrainingRound, UpdateInfo
+from quorate.view_reading import read_view
 
 T = TypeVar("T")
 
@@ -102,10 +104,10 @@ def read_rows(kind: type[T], name: str) -> Callable[[Response], Rows[T]]:
     return read
 
 
-def _read_enum(value: str | int, kind: type[TaskStatus] | type[RoundOutcome]) -> int:
+def _read_status(value: str | int) -> TaskStatus:
     if isinstance(value, int) or value.isdecimal():
-        return kind(int(value))
-    return kind[value.upper()]
+        return TaskStatus(int(value))
+    return TaskStatus[value.upper()]
 
 
 class _TaskAnswer(Struct):
@@ -127,34 +129,13 @@ def read_task(response: Response) -> Task:
         Hash(answer.task_id),
         answer.name,
         answer.authority,
-        TaskStatus(_read_enum(answer.status, TaskStatus)),
+        _read_status(answer.status),
         answer.training_round,
         Hash(answer.weights_root),
         Hash(answer.optimizer_root),
         answer.participants,
         decode(TaskSpec, bytes(answer.spec_msgpack), TRANSACTION_BYTES_MAX),
     )
-
-
-class _UpdateReceiptAnswer(Struct):
-    participant: HexBytes
-    payload_hash: HexBytes
-    score: int
-    is_set_aside: bool
-
-
-class _ReceiptAnswer(Struct):
-    task_id: HexBytes
-    training_round: int
-    outcome: str | int
-    base_weights_root: HexBytes
-    weights_root: HexBytes
-    updates: tuple[_UpdateReceiptAnswer, ...]
-    set_root: HexBytes = HexBytes()
-    saturated: int = 0
-    clamped: int = 0
-    evaluation_count: int = 0
-    evaluations: tuple[dict[str, str | int], ...] = ()
 
 
 def read_round_receipt(plain: object) -> RoundReceipt:
@@ -166,29 +147,8 @@ def read_round_receipt(plain: object) -> RoundReceipt:
         If it is none.
     """
     try:
-        answer = _convert(plain, _ReceiptAnswer)
-        return RoundReceipt(
-            Hash(answer.task_id),
-            answer.training_round,
-            RoundOutcome(_read_enum(answer.outcome, RoundOutcome)),
-            Hash(answer.base_weights_root),
-            Hash(answer.weights_root),
-            Hash(answer.set_root),
-            tuple(
-                UpdateReceipt(
-                    update.participant,  # type: ignore[arg-type]
-                    Hash(update.payload_hash),
-                    update.score,
-                    update.is_set_aside,
-                )
-                for update in answer.updates
-            ),
-            answer.saturated,
-            answer.clamped,
-            answer.evaluation_count,
-            tuple(MedianMetric(str(e["name"]), int(e["value"])) for e in answer.evaluations),
-        )
-    except (ValueError, TypeError, KeyError) as error:
+        return read_view(RoundReceipt, plain, RECEIPTS_BYTES_MAX)
+    except (ValueError, TypeError, KeyError, QuorateError) as error:
         raise ProtocolError(f"not the receipt of a training round: {error}") from error
 
 
@@ -199,6 +159,9 @@ class _RoundAnswer(Struct):
     deadline_ms: int = 0
     updates: tuple[UpdateInfo, ...] = ()
     base_weights_root: HexBytes = HexBytes()
+    participants: int = 0
+    awaited: int = 0
+    extensions: int = 0
     height: int | None = None
     receipt: dict[str, object] | None = None
 
@@ -219,6 +182,9 @@ def read_round(response: Response) -> TrainingRound:
         answer.updates,
         answer.height,
         receipt,
+        answer.participants,
+        answer.awaited,
+        answer.extensions,
     )
 
 

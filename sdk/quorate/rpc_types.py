@@ -213,17 +213,34 @@ class Task:
 
 
 class ParticipantInfo(Struct, frozen=True):
-    """A registered participant."""
+    """A registered participant.
+
+    Attributes
+    ----------
+    address : bytes, 20
+    registered_height : int
+    has_update : bool
+        Whether the open training round has an update of it.
+    is_awaited : bool
+        Whether that round waits for it until its deadline; not for who was silent for long.
+    active_round : int
+        The training round in which it registered or last sent an update.
+    """
 
     address: HexBytes
     registered_height: int = 0
+    has_update: bool = False
+    is_awaited: bool = True
+    active_round: int = 0
 
 
 class UpdateInfo(Struct, frozen=True):
-    """An update that is in the open round."""
+    """An update in a training round that has not ended; see `UpdateReceipt` for the fields."""
 
     participant: HexBytes
     payload_hash: HexBytes
+    example_count: int = 0
+    staleness: int = 0
 
 
 @dataclass(frozen=True)
@@ -243,7 +260,10 @@ class TrainingRound:
     height : int or None
         Where it ended.
     receipt : RoundReceipt or None
-        How it ended: who was counted, and the weights that followed.
+        How it ended: who was counted, who was not and why, and the weights that followed.
+    participants, awaited, extensions : int
+        How many participants the task has, how many of them the round waits for until its
+        deadline, and how often that has been moved; 0 once it is over.
     """
 
     training_round: int
@@ -254,6 +274,9 @@ class TrainingRound:
     updates: tuple[UpdateInfo, ...] = ()
     height: int | None = None
     receipt: RoundReceipt | None = None
+    participants: int = 0
+    awaited: int = 0
+    extensions: int = 0
 
     @property
     def is_over(self) -> bool:

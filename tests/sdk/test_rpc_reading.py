@@ -7,6 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from quorate import ProtocolError, RpcError
 from quorate import rpc_protocol as rpc
 from quorate.chain.codec import encode
@@ -15,7 +16,8 @@ from quorate.chain.transaction import TaskStatus
 from quorate.rpc_reading import Response, read_problem, read_round_receipt
 from quorate.rpc_types import HexBytes, Task
 
-from tests.chain.samples import SPEC, make_hash
+from node.views import to_object
+from tests.chain.samples import SPEC, make_hash, make_receipts
 
 CALLS = [
     rpc.get_status(),
@@ -135,14 +137,38 @@ def test_receipts_of_answers_and_events_are_read_alike() -> None:
         "weights_root": "02" * 32,
         "set_root": "",
         "updates": [],
+        "saturated": "0",
+        "clamped": 0,
+        "evaluation_count": 0,
+        "evaluations": [],
         "height": "77",
     }
     receipt = read_round_receipt(plain)
     assert receipt.outcome is RoundOutcome.VOID
     assert (receipt.training_round, receipt.set_root) == (5, b"")
-    for name, wrong in (("outcome", "won"), ("updates", [1]), ("task_id", None)):
+    wrongs: list[tuple[str, object]] = [
+        ("outcome", "won"),
+        ("outcome", 9),
+        ("updates", [1]),
+        ("updates", 7),
+        ("task_id", None),
+        ("task_id", "01"),
+        ("saturated", "-1"),
+        ("seed", "zz"),
+        ("rule", []),
+        ("absences", [{"participant": "01" * 20, "reason": "bored"}]),
+    ]
+    for name, wrong in wrongs:
         with pytest.raises(ProtocolError, match="not the receipt"):
             read_round_receipt(plain | {name: wrong})
+
+
+@pytest.mark.parametrize("change", [{}, {"rule": None, "absences": ()}])
+def test_every_field_of_a_receipt_comes_back(change: dict[str, object]) -> None:
+    (receipt,) = make_receipts().rounds
+    receipt = replace(receipt, **change)
+    plain = msgspec.json.decode(msgspec.json.encode(to_object(receipt)))
+    assert read_round_receipt(plain) == receipt
 
 
 def test_a_problem_is_read_with_its_hint() -> None:

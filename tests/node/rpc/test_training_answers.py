@@ -13,6 +13,7 @@ from quorate.chain.ids import Hash
 from quorate.chain.merkle import MerkleProof, compute_root_of_hashes, is_proof_valid
 from quorate.chain.task import BelowMinimum, TensorSpec
 from quorate.chain.weights import ModelLeaf
+from quorate.rpc_reading import read_round_receipt
 
 from node.rpc.round_index import RoundIndex
 from tests.node.cluster import USERS
@@ -106,8 +107,14 @@ async def test_an_open_round_and_its_updates(served: Served) -> None:
     current = await served.get(f"{path}/current")
     assert current == await served.get(f"{path}/0")
     assert current["updates"] == [
-        {"participant": BOB.address.hex(), "payload_hash": body.payload_hash.hex()}
+        {
+            "participant": BOB.address.hex(),
+            "payload_hash": body.payload_hash.hex(),
+            "example_count": body.example_count,
+            "staleness": 0,
+        }
     ]
+    assert (current["participants"], current["awaited"]) == (2, 2)
     assert int(current["deadline_ms"]) == int(current["opened_time_ms"]) + 600_000
     assert current["base_weights_root"] == compute_content_hash(INITIAL).hex()
     assert_problem(await served.client.get(f"{path}/1"), 404, "not_found")
@@ -327,3 +334,37 @@ async def test_the_sdk_trains_and_verifies_over_the_rpc(tmp_path: Path) -> None:
             async with aclosing(client.events(["block"])) as events:
                 event = await anext(events)
         assert event.type == "block"
+
+
+async def test_a_receipt_tells_of_everybody(served: Served) -> None:
+    spec = make_spec(updates_min=1, updates_max=2, deadline_ms=300, silent_rounds_max=1)
+    task_id = await open_task(served, ALICE, ALICE, BOB, CAROL, spec=spec)
+    path = f"/v1/tasks/{task_id.hex()}"
+    for number in range(3):
+        body, payload = make_update(served, task_id, make_payload(number + 1))
+        await served.send(BOB, body, payload)
+        ended = await served.get(f"{path}/rounds/{number}")
+        for _ in range(200):
+            if "receipt" in ended:
+                break
+            await trio.sleep(0.02)
+            ended = await served.get(f"{path}/rounds/{number}")
+        receipt = ended["receipt"]
+        (update,) = receipt["updates"]
+        assert (update["participant"], update["factor"]) == (BOB.address.hex(), 65_536)
+        assert (receipt["cause"], receipt["score_name"]) == (
+            ("everyone" if number == 2 else "deadline"),
+            "leave_one_out",
+        )
+        assert receipt["rule"]["stages"] == ["mean"]
+        reason = "excused" if number == 2 else "silent"
+        assert {a["participant"]: a["reason"] for a in receipt["absences"]} == {
+            key.address.hex(): reason for key in (ALICE, CAROL)
+        }
+        assert read_round_receipt(receipt).absence_count == 2
+    rows = (await served.get(f"{path}/participants"))["participants"]
+    assert {row["address"]: (row["is_awaited"], row["active_round"]) for row in rows} == {
+        ALICE.address.hex(): (False, "0"),
+        BOB.address.hex(): (True, "2"),
+        CAROL.address.hex(): (False, "0"),
+    }
