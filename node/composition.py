@@ -7,6 +7,7 @@ over memory.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -149,7 +150,7 @@ class Node:
     ) -> None:
         initialize_storage(storage.chain, genesis)
         self._network = network
-        self._aggregates = BackgroundAggregates()
+        self._aggregates = BackgroundAggregates(partial(storage.payloads.put, sync=False))
         verifier = TransactionVerifier(genesis.chain_id)
         executor = _make_executor(genesis, storage, verifier, self._aggregates)
         self._events = EventBus(now_ms(), subscriptions_max=config.rpc.subscriptions_max)

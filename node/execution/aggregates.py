@@ -7,6 +7,7 @@ decides when a round seals; a result that is not ready yet is simply None, and n
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 import trio
@@ -37,9 +38,18 @@ class _Job:
 
 
 class BackgroundAggregates:
-    """The ledger's source of aggregates, as `ledger.aggregates.AggregateSource` asks for it."""
+    """The ledger's source of aggregates, as `ledger.aggregates.AggregateSource` asks for it.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    store : callable, optional
+        Called in the worker's thread with the weights and the optimizer's state of a result before
+        anybody sees it, so that what takes long about storing them is over when a block decides
+        them: the event loop then finds them stored. What is never decided is swept at a start.
+    """
+
+    def __init__(self, store: Callable[[bytes], object] | None = None) -> None:
+        self._store = store
         self._results: dict[Hash, AggregateOutput] = {}
         self._pending: dict[Hash, PendingError] = {}
         self._running: set[Hash] = set()
@@ -83,7 +93,8 @@ class BackgroundAggregates:
     async def _work(self, jobs: trio.MemoryReceiveChannel[_Job]) -> None:
         async for job in jobs:
             try:
-                result = await trio.to_thread.run_sync(compute_at_low_priority, job.compute)
+                work = partial(self._compute_and_store, job.compute)
+                result = await trio.to_thread.run_sync(compute_at_low_priority, work)
                 self._keep(job.key, result)
             except PendingError as error:
                 self._pending[job.key] = error
@@ -93,6 +104,14 @@ class BackgroundAggregates:
                 self._running.discard(job.key)
             self.done.set()
             self.done = trio.Event()
+
+    def _compute_and_store(self, compute: Callable[[], AggregateOutput]) -> AggregateOutput:
+        result = compute()
+        if self._store is not None:
+            for data in (result.weights, result.optimizer_state):
+                if data:
+                    self._store(data)
+        return result
 
     def _keep(self, key: Hash, result: AggregateOutput) -> AggregateOutput:
         self._results[key] = result

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from threading import Event
+from threading import Event, get_ident
 
 import pytest
 import trio
@@ -178,3 +178,25 @@ async def test_jobs_that_wait_are_bounded_and_asked_for_again() -> None:
         assert await wait_for(aggregates, make_inputs(JOBS_MAX), works[-1]) is works[-1].output
         nursery.cancel_scope.cancel()
     assert [work.runs for work in works] == [1] * (JOBS_MAX + 1)
+
+
+async def test_a_result_is_stored_in_the_worker_before_anybody_sees_it() -> None:
+    stored: list[bytes] = []
+    threads: set[int] = set()
+
+    def store(data: bytes) -> None:
+        stored.append(data)
+        threads.add(get_ident())
+
+    aggregates = BackgroundAggregates(store)
+    output = replace(make_output(b"weights"), optimizer_state=b"state")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(aggregates.run)
+        result = await wait_for(aggregates, make_inputs(1), lambda: output)
+        assert result is output
+        assert stored == [b"weights", b"state"]
+        assert get_ident() not in threads
+        await wait_for(aggregates, make_inputs(2), make_output)
+        nursery.cancel_scope.cancel()
+    # An empty state is no payload.
+    assert stored == [b"weights", b"state", b"w"]
