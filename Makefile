@@ -40,10 +40,10 @@ INSTALLED := $(LOCKED)-installed
 SEEDS ?= 300
 
 .PHONY: help demo test check bench bench-aggregation bench-sync env lock upgrade format hooks clean
-.PHONY: sim test-slow soak
+.PHONY: bench-aggregation-latency bench-stored-round sim test-slow soak
 
 help: ## List the targets.
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-26s %s\n", $$1, $$2 }' Makefile
 
 demo: $(INSTALLED) ## Train among four validators and eight participants, two of them hostile.
 	@$(BIN)/quorate demo
@@ -73,7 +73,13 @@ bench: $(INSTALLED) ## Measure a localnet of four processes: throughput, latency
 	@$(BIN)/python -m bench.network --json out/bench.json $(ARGS)
 
 bench-aggregation: $(INSTALLED) ## Measure each aggregation rule.
-	@$(BIN)/python -m bench.aggregation
+	@$(BIN)/python -m bench.aggregation $(ARGS)
+
+bench-aggregation-latency: $(INSTALLED) ## Measure block intervals while validators aggregate.
+	@$(BIN)/python -m bench.aggregation_latency $(ARGS)
+
+bench-stored-round: $(INSTALLED) ## Aggregate a round of 6 GB in a node's way; takes 6 GB of disk.
+	@$(BIN)/python -m bench.stored_round $(ARGS)
 
 sim: $(INSTALLED) ## Simulate a network under faults, SEEDS=n times.
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
