@@ -39,7 +39,8 @@ INSTALLED := $(LOCKED)-installed
 
 SEEDS ?= 300
 
-.PHONY: help demo test check bench bench-aggregation bench-sync env lock upgrade format hooks clean
+.PHONY: help demo test check bench bench-aggregation bench-sync bench-updates env lock upgrade
+.PHONY: format hooks clean
 .PHONY: bench-aggregation-latency bench-stored-round sim test-slow soak
 
 help: ## List the targets.
@@ -86,6 +87,10 @@ sim: $(INSTALLED) ## Simulate a network under faults, SEEDS=n times.
 
 bench-sync: $(INSTALLED) ## Measure how fast a fresh node catches up.
 	@$(BIN)/python -m bench.sync $(ARGS)
+
+bench-updates: $(INSTALLED) ## Measure a training round of 16 updates of 20 MB on four validators.
+	@mkdir -p out
+	@$(BIN)/python -m bench.updates --json out/bench-updates.json $(ARGS)
 
 env: $(INSTALLED) ## Create .venv and install everything (the other targets do it by themselves).
 

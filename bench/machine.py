@@ -46,6 +46,11 @@ def read_memory(pid: int) -> Memory:
     return Memory(_to_mb(lines["VmRSS"]), _to_mb(lines["VmHWM"]))
 
 
+def forget_peak(pid: int) -> None:
+    """Have the kernel note the peak of a process's resident memory anew."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
 def describe_machine() -> Machine:
     """Return what this machine is."""
     processors = _read_table(Path("/proc/cpuinfo"))

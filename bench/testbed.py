@@ -13,8 +13,9 @@ from typing import Final
 
 from quorate.chain.genesis import GenesisAccount
 from quorate.chain.ids import Address
+from quorate.chain.parameters import ConsensusParameters
 
-from bench.machine import Memory, read_cpu_seconds, read_memory
+from bench.machine import Memory, forget_peak, read_cpu_seconds, read_memory
 from bench.signing import BALANCE, CHAIN_ID
 from node.config import Config
 from node.config_examples import LOCALNET
@@ -51,6 +52,11 @@ class Testbed:
         self.network.check_running()
         return [read_memory(pid) for pid in self.pids]
 
+    def forget_peaks(self) -> None:
+        """Note the peaks of the nodes' memory anew: so far they were those of preparing."""
+        for pid in self.pids:
+            forget_peak(pid)
+
 
 def make_config(empty_block_interval_ms: int) -> Config:
     """Return what the measured nodes share: a localnet's settings, and quiet logs."""
@@ -60,7 +66,10 @@ def make_config(empty_block_interval_ms: int) -> Config:
 
 @contextmanager
 def open_testbed(
-    n_nodes: int, accounts: Sequence[Address], empty_block_interval_ms: int = IDLE_INTERVAL_MS
+    n_nodes: int,
+    accounts: Sequence[Address],
+    empty_block_interval_ms: int = IDLE_INTERVAL_MS,
+    parameters: ConsensusParameters | None = None,
 ) -> Iterator[Testbed]:
     """Yield a network that runs and has decided a block; it stops at the end.
 
@@ -72,6 +81,8 @@ def open_testbed(
         Who has coins from the start.
     empty_block_interval_ms : int
         Time from a block to an empty one.
+    parameters : ConsensusParameters, optional
+        Those of the chain.
 
     Raises
     ------
@@ -83,6 +94,7 @@ def open_testbed(
             chain_id=CHAIN_ID,
             addresses=find_free_addresses(n_nodes),
             config=make_config(empty_block_interval_ms),
+            parameters=ConsensusParameters() if parameters is None else parameters,
             accounts=[GenesisAccount(address, BALANCE) for address in accounts],
         )
         nodes = write_network(Path(folder) / "network", plan)
