@@ -7,17 +7,20 @@ import pytest
 import trio
 from quorate.chain.ids import Height
 
-from node.exchange.catching_up import SHRUNK_CLAIM_PENALTY, CatchUp
+from node.exchange.catching_up import SHRUNK_CLAIM_PENALTY, SILENCE_S, CatchUp
 from node.exchange.messages import GetBlocks
 from p2p.network import PeerId
 from tests.node.exchange.chain_peers import Blocks, make_chain, open_newcomer
 from tests.node.exchange.scripted import ScriptedNetwork
+from tests.node.exchange.test_catching_up import serve
 
 BLOCKS = 150
 LIAR, HONEST = PeerId("liar"), PeerId("honest")
 
 
-async def test_a_peer_reports_a_height_and_then_a_lower_one() -> None:
+async def test_a_peer_reports_a_height_and_then_a_lower_one(
+    autojump_clock: object,  # noqa: ARG001 - it works by being asked for.
+) -> None:
     network: Any = ScriptedNetwork()
     catch_up = CatchUp(network)
     catch_up.on_status(HONEST, Height(10), Height(1))
@@ -29,6 +32,17 @@ async def test_a_peer_reports_a_height_and_then_a_lower_one() -> None:
     ]
     # What was said first is forgotten: nobody waits for block 2000.
     assert catch_up.highest_claim == 10
+    # Nor once the peer is believed again, since it has sent a good block.
+    network.answers[LIAR] = serve(9)
+    async with trio.open_nursery() as nursery:
+        catch_up.on_peer_disconnected(HONEST)
+        nursery.start_soon(catch_up.run)
+        await trio.sleep(SILENCE_S + 1)
+        assert catch_up.get(Height(9)) is not None
+        nursery.cancel_scope.cancel()
+    catch_up.advance(Height(9))
+    assert catch_up.highest_claim == 9
+    catch_up.on_status(HONEST, Height(10), Height(1))
     catch_up.advance(Height(10))
     assert not catch_up.is_behind
 
