@@ -15,9 +15,10 @@ from quorate.chain.keys import PrivateKey
 from quorate.chain.validators import ValidatorSet
 from quorate.client import Client
 from quorate.errors import TaskClosedError
+from quorate.participant_session import ParticipantSession
 from quorate.progress import OnProgress, ProgressBar
 from quorate.rpc_protocol import TaskKey
-from quorate.training_session import Fit, RoundResult, SessionOptions, TrainingSession
+from quorate.training_session import Fit, RoundResult, SessionOptions
 
 
 class Participant:
@@ -82,7 +83,7 @@ class Participant:
         source = None if commit_from is None else commit_from.endpoint
         shown = ProgressBar().show if progress is None else progress
         options = SessionOptions(trusted, source, dtype, round_timeout_s, error_feedback, shown)
-        self._session = TrainingSession(client.endpoint, key, task, fit, options)
+        self._session = ParticipantSession(client.endpoint, key, task, fit, options)
 
     def train_round(self) -> RoundResult:
         """Take part in the open training round and wait for its end.
@@ -171,7 +172,7 @@ class AsyncParticipant:
         source = None if commit_from is None else commit_from.endpoint
         shown = ProgressBar().show if progress is None else progress
         options = SessionOptions(trusted, source, dtype, round_timeout_s, error_feedback, shown)
-        self._session = TrainingSession(client.endpoint, key, task, fit, options)
+        self._session = ParticipantSession(client.endpoint, key, task, fit, options)
 
     async def train_round(self) -> RoundResult:
         """As `Participant.train_round`."""

@@ -328,7 +328,10 @@ class TrainingSession:
             raise
         return True
 
-    def _wait_until_over(self, task: Task, number: int) -> Script[TrainingRound]:
+    def _wait_until_over(
+        self, task: Task, number: int, *, is_frozen_enough: bool = False
+    ) -> Script[TrainingRound]:
+        """Return a training round once it has ended, or, if that is enough, once it is frozen."""
         timeout_s = self._options.round_timeout_s
         started = yield from read_clock()
         while True:
@@ -339,7 +342,7 @@ class TrainingSession:
             except (ConnectionFailedError, RpcError):
                 is_live = False
             state = yield from perform(self._endpoint, rpc.get_training_round(task, number))
-            if state.is_over:
+            if state.is_over or (is_frozen_enough and state.status == "frozen"):
                 return state
             waited_s = (yield from read_clock()) - started
             if timeout_s is not None and waited_s > timeout_s:

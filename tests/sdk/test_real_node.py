@@ -1,5 +1,6 @@
 """The SDK against the node itself: a chain of one validator, its RPC on a real port."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,17 +15,21 @@ from quorate import (
     PrivateKey,
     RoundInfo,
     RoundPolicy,
+    RoundResult,
     RpcError,
     Stage,
     TaskClosedError,
     draft_task,
 )
+from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import RoundOutcome
+from quorate.chain.round_policy import RoundMode
 from quorate.chain.transaction import RegisterParticipant, Transaction, sign_transaction
 from quorate.fixed_point import Array
 from quorate.rpc_types import Task
 from quorate.submissions import Measurement
 
+from tests.node.cluster import make_genesis
 from tests.node.rpc.serving import open_rpc
 
 PARTICIPANTS = tuple(PrivateKey(bytes([0x71 + i]) * 32) for i in range(2))
@@ -156,3 +161,61 @@ async def test_a_batch_is_judged_one_by_one(tmp_path: Path) -> None:
         await client.wait_for_transaction(results[1].hash)
         (again,) = await client.submit_many([(good[0], None)])
         assert again.status == "decided"
+
+
+@pytest.mark.parametrize("cost_max", [0, 10**6])
+async def test_participants_of_an_asynchronous_task_wait_for_nobody(
+    tmp_path: Path, cost_max: int
+) -> None:
+    """Two are quick and fill the buffers; a slow one's updates are stale, and count all the same.
+
+    With a `cost_max` of 0 every buffer is frozen first.
+    """
+    genesis = make_genesis(1, parameters=ConsensusParameters(aggregation_cost_block_max=cost_max))
+    policy = RoundPolicy(
+        600_000,
+        2,
+        2,
+        waive_proposer_spread=True,
+        rounds_max=12,
+        mode=RoundMode.ASYNCHRONOUS,
+        staleness_max=12,
+    )
+    slow_key = PrivateKey(b"\x73" * 32)
+    results: dict[bytes, list[RoundResult]] = {}
+
+    async with open_rpc(tmp_path, genesis=genesis) as served, AsyncClient(served.url) as client:
+        draft = draft_task(NAME, [np.zeros(3)], policy, rule=AggregationRule((Stage.MEAN,), 0))
+        created = await client.create_task(AUTHORITY, draft.spec, draft.weights)
+        await client.wait_for_transaction(created.hash)
+
+        async def take_part(key: PrivateKey) -> None:
+            def fit(weights: list[Array], _info: RoundInfo) -> list[Array]:
+                if key is slow_key:
+                    time.sleep(0.6)  # In a thread of its own: others go on.
+                return [weights[0] + np.float32(0.25)]  # type: ignore[operator]
+
+            async with AsyncClient(served.url) as own:
+                participant = AsyncParticipant(own, key, NAME, fit, trusted=genesis)
+                results[key.address] = [result async for result in participant.iterate(20)]
+
+        with trio.fail_after(50):
+            async with trio.open_nursery() as nursery:
+                for key in (*PARTICIPANTS, slow_key):
+                    nursery.start_soon(take_part, key)
+        quick = [results[key.address] for key in PARTICIPANTS]
+        assert all(len(own) >= 5 for own in quick)
+        own = results[slow_key.address]
+        counted = [
+            (update.staleness, update.factor)
+            for result in own
+            for update in result.receipt.updates
+            if update.participant == slow_key.address
+        ]
+        assert len(counted) >= 1
+        assert all(factor == round(65_536 / (1 + s) ** 0.5) for s, factor in counted)
+        assert max(staleness for staleness, _ in counted) >= 1
+        # Each round that somebody was told of is told of once, in order.
+        for rounds in results.values():
+            numbers = [result.training_round for result in rounds]
+            assert numbers == sorted(set(numbers))
