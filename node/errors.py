@@ -7,7 +7,6 @@
     ├── HomeError             the operator's: the home folder or a file in it cannot be used
     │   ├── HomeInUse         another process runs on the same home folder
     │   └── GenesisError      the genesis file is missing, damaged or of another chain
-    ├── KeyFileError          the operator's: a key file is missing, damaged or readable by others
     ├── SignerError           the signer refuses; nothing was signed
     │   ├── DoubleSignError   what was asked for contradicts what was signed before
     │   └── SignRecordError   the last-signed record is missing, damaged or somebody else's
@@ -15,7 +14,8 @@
     │   └── ReplayDiffers     a stored block gives another result when it is executed again
     └── SubscriptionRefused   a client's: as many subscriptions as allowed are open already
 
-The other classes of the node stand beside what raises them:
+A key file that cannot be used is the SDK's `quorate.errors.KeyFileError`. The other classes of the
+node stand beside what raises them:
 
 ::
 
@@ -54,10 +54,6 @@ class HomeInUse(HomeError):  # noqa: N818 - it says what is the matter.
 
 class GenesisError(HomeError):
     """The genesis file is missing, is not valid or belongs to another chain."""
-
-
-class KeyFileError(QuorateError):
-    """A key file is missing, damaged or open to other users of the machine."""
 
 
 class SignerError(QuorateError):

@@ -18,8 +18,8 @@ import msgspec
 from msgspec import Meta, Struct
 from quorate.chain.errors import StorageError
 from quorate.chain.keys import PrivateKey
+from quorate.errors import KeyFileError
 
-from node.errors import KeyFileError
 from p2p.identity import get_peer_id
 from p2p.network import PeerId
 from store.disk import TEMPORARY_SUFFIX, sync_folder, translated_errors, write_temporary

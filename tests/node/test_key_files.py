@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 from quorate.chain.keys import PrivateKey
+from quorate.errors import KeyFileError
 
-from node.errors import KeyFileError
 from node.key_files import (
     KEY_FILE_BYTES_MAX,
     make_node_key,
