@@ -12,6 +12,7 @@ least; milliseconds of both kinds are in the JSON. Libraries that are not instal
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -77,13 +78,22 @@ def run_case(
         return Failure(*case, f"over {CASE_SECONDS_MAX} s")
     if finished.returncode == 0:
         return Figures(**json.loads(finished.stdout.splitlines()[-1]))
-    is_memory = any(
-        words in finished.stderr
-        for words in ("MemoryError", "can't allocate", "Unable to allocate")
-    )
-    if not is_memory:
+    cause = find_memory_cause(finished.stderr, memory_mib)
+    if cause is None:
         raise RuntimeError(f"{case} failed:\n{finished.stderr}")
-    return Failure(*case, f"over {memory_mib / 1024:.0f} GiB")
+    return Failure(*case, cause)
+
+
+def find_memory_cause(errors: str, memory_mib: int) -> str | None:
+    """Return what a case lacked, by what it wrote before it ended, or None if it was not memory."""
+    by_torch = re.search(r"you tried to allocate (\d+) bytes", errors)
+    if by_torch is not None:
+        return f"wants {int(by_torch[1]) / 1e9:.0f} GB"
+    by_numpy = re.search(r"Unable to allocate ([\d.]+) ([MGT]iB)", errors)
+    if by_numpy is not None:
+        size = float(by_numpy[1]) * {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40}[by_numpy[2]]
+        return f"wants {size / 1e9:.0f} GB"
+    return f"over {memory_mib / 1024:.0f} GiB" if "MemoryError" in errors else None
 
 
 def run_all(options: argparse.Namespace) -> list[Outcome]:

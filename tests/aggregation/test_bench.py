@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.aggregation import main
+from bench.aggregation import find_memory_cause, main
 from bench.aggregation_cases import OURS
 
 
@@ -32,4 +32,19 @@ def test_figures_are_printed_and_written(
 
 def test_a_case_that_wants_too_much_memory_is_reported(capsys: pytest.CaptureFixture[str]) -> None:
     main(["--n", "8", "--dim", "4000000", "--rules", "mean", "--memory-mib", "10"])
-    assert "over 0 GiB" in capsys.readouterr().out
+    assert "wants 0 GB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("errors", "cause"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 30000000000 bytes.",
+         "wants 30 GB"),
+        ("numpy._core._exceptions._ArrayMemoryError: Unable to allocate 27.9 GiB for an array",
+         "wants 30 GB"),
+        ("MemoryError", "over 12 GiB"),
+        ("TypeError: no number", None),
+    ],
+)  # fmt: skip
+def test_what_a_case_lacked_is_told(errors: str, cause: str | None) -> None:
+    assert find_memory_cause(errors, 12 << 10) == cause

@@ -18,6 +18,7 @@ from aggregation import (
     columns,
     combination,
     distances,
+    mean,
     multi_krum,
     ranking,
 )
@@ -286,6 +287,24 @@ def test_weights_that_are_no_combination_are_refused() -> None:
             combination.compute_squared_gaps(gram, weights)
         with pytest.raises(BoundError, match="no combination"):
             combination.combine_updates(source, weights)
+
+
+def test_leave_one_out_past_int64_is_exact() -> None:
+    """n = 100, d = 1e8: weighted inner products pass 2^63 long before they are divided."""
+    n, full = 100, 32767**2 * 10**8
+    products = [full] * (n - 2) + [full - 10**12, -full]
+    assert n * full > 2**63
+    verdict = mean.judge_leave_one_out(products, full, [1] * n)
+    mean_of_all = Fraction(sum(products), n)
+    for product, score in zip(products, verdict.scores, strict=True):
+        without = Fraction(sum(products) - product, n - 1)
+        assert score == round_half_away((mean_of_all - without) / full * 2**16)
+    weights = [2**32 - 1 - i for i in range(n)]
+    weighted = mean.judge_leave_one_out(products, full, weights)
+    total = sum(w * p for w, p in zip(weights, products, strict=True))
+    for weight, product, score in zip(weights, products, weighted.scores, strict=True):
+        without = Fraction(total - weight * product, sum(weights) - weight)
+        assert score == round_half_away((Fraction(total, sum(weights)) - without) / full * 2**16)
 
 
 def test_scores_past_int64_rank_exactly() -> None:
