@@ -12,7 +12,7 @@ import trio
 from litestar import Response, get
 from litestar.params import QueryParameter
 from numpy.typing import NDArray
-from quorate.chain.content import CHUNK_BYTES, compute_chunk_hashes, count_chunks
+from quorate.chain.content import CHUNK_BYTES, count_chunks
 from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import INT64_MAX, Hash
 from quorate.chain.weights import WEIGHT_BYTES
@@ -95,8 +95,12 @@ async def list_weights_chunks(
     Their RFC 6962 root is the weights' root, so that each chunk can be verified by itself.
     """
     found = _find(node, task, height)
-    data = await _open(node, found, height)
-    hashes = await trio.to_thread.run_sync(compute_chunk_hashes, data.data)
+    # Reads the weights if the list that was kept with them is lost.
+    hashes = await trio.to_thread.run_sync(
+        node.services.storage.payloads.get_chunk_hashes, found.root
+    )
+    if hashes is None:
+        raise await _make_absent(node, found, height)
     return answer(
         answers.WeightsChunks(
             found.root.hex(),
@@ -156,22 +160,26 @@ async def _open(node: RpcContext, found: _Found, height: int | None) -> NDArray[
     Refusal
         If they are not here; for the latest, at the moment.
     """
-    payloads = node.services.storage.payloads
-    data = payloads.open_memmap(found.root, verify=False)
-    if data is not None:
-        return data
+    data = node.services.storage.payloads.open_memmap(found.root, verify=False)
+    if data is None:
+        raise await _make_absent(node, found, height)
+    return data
+
+
+async def _make_absent(node: RpcContext, found: _Found, height: int | None) -> Refusal:
+    """Return what a client is told of weights that are not here."""
     if found.is_latest:
-        raise Refusal(
+        return Refusal(
             ErrorCode.NOT_AVAILABLE,
             "This node does not have the weights at the moment: ask again, or another node.",
         )
-    earliest = await node.models.find_earliest(found.task_id, payloads.has)
+    earliest = await node.models.find_earliest(found.task_id, node.services.storage.payloads.has)
     way_out = (
         "ask another node"
         if earliest is None
         else f"the lowest height whose weights it has is {earliest}; ask for that, or another node"
     )
-    raise Refusal(
+    return Refusal(
         ErrorCode.NOT_FOUND,
         f"This node has not kept the task's weights of height {height} (weights_retain in its "
         f"settings): {way_out}.",
