@@ -23,7 +23,7 @@ from tests.simulation.disk import PowerLoss
 from tests.simulation.fabric import Fabric, SimNetwork
 from tests.simulation.faults import apply_fault, heal
 from tests.simulation.load import Load
-from tests.simulation.load_plan import make_load_plan
+from tests.simulation.load_plan import LoadPlan, make_load_plan
 from tests.simulation.machines import (
     VALIDATOR_KEYS,
     Machine,
@@ -45,10 +45,28 @@ LIVENESS_HEIGHTS = 3
 
 
 class World:
-    """One simulated run."""
+    """One simulated run.
 
-    def __init__(self, seed: int, folder: Path) -> None:
-        self.plan: Plan = make_plan(seed)
+    Parameters
+    ----------
+    seed : int
+        Draws everything that is not given.
+    folder : Path
+        For the machines' last-signed records.
+    plan : Plan, optional
+        What breaks.
+    load_plan : LoadPlan, optional
+        What users do.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        folder: Path,
+        plan: Plan | None = None,
+        load_plan: LoadPlan | None = None,
+    ) -> None:
+        self.plan = make_plan(seed) if plan is None else plan
         self.random = random.Random(f"{seed}/world")
         self.fabric = Fabric(random.Random(f"{seed}/fabric"))
         self.fabric.conditions = self.plan.conditions
@@ -57,7 +75,7 @@ class World:
         self.checks = Checks([key.address for key in (*USER_KEYS, *validators)], USERS * BALANCE)
         self.promises = Promises()
         self.archive = Archive()
-        self.load_plan = make_load_plan(seed, USERS)
+        self.load_plan = make_load_plan(seed, USERS) if load_plan is None else load_plan
         self.trace = sha256()
         self.events = 0
         self.genesis = Genesis(
@@ -85,11 +103,18 @@ class World:
             mempool=MempoolSection(gossip_interval_ms=5, announce_after_ms=200),
         )
         self.machines = [self._make_machine(i) for i in range(len(self.plan.powers))]
-        source = random.Random(f"{seed}/load")
+        users = Users(
+            CHAIN_ID,
+            self.machines,
+            self.promises,
+            random.Random(f"{seed}/load"),
+            self.load_plan.fee,
+        )
+        self.users = users
         self.stranger = Stranger(self.fabric) if self.load_plan.has_stranger else None
         self.load = Load(
             self.load_plan,
-            Users(CHAIN_ID, self.machines, self.promises, source, self.load_plan.fee),
+            users,
             self.stranger,
             CHAIN_ID,
             self.plan.submission_gap_s,
