@@ -1,7 +1,8 @@
 """A disk that is full or fails, from every single write on: the node stops, and starts again later.
 
 The seam is below everything that the project writes itself: bytes handed to the operating system,
-names, syncs, and the batches of the databases. From one write on, all of them fail, as on a full disk.
+names, syncs, and the batches of the databases. From one write on, all of them fail, as on a full
+disk.
 """
 
 import errno
