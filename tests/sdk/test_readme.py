@@ -35,8 +35,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: FakeNode) -> P
     return tmp_path
 
 
-def test_there_are_three_examples() -> None:
-    assert len(BLOCKS) == 3
+def test_there_are_four_examples() -> None:
+    assert len(BLOCKS) == 4
 
 
 @pytest.mark.usefixtures("folder", "clock")
@@ -60,3 +60,12 @@ def test_verifying(capsys: pytest.CaptureFixture[str], node: FakeNode) -> None:
     exec(compile(BLOCKS[2], "README.md", "exec"), {})
     (task,) = node.tasks.values()
     assert capsys.readouterr().out == f"{node.height} {task.leaf.weights_root.hex()}\n"
+
+
+@pytest.mark.usefixtures("clock")
+def test_large_models(folder: Path, node: FakeNode) -> None:
+    scope: dict[str, object] = {}
+    exec(compile(BLOCKS[3], "README.md", "exec"), scope)
+    (task,) = node.tasks.values()
+    assert (folder / "weights.bin").read_bytes() == task.weights
+    assert scope["kernel"].size + scope["bias"].size == task.spec.dimension  # type: ignore[attr-defined]
