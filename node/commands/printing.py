@@ -56,6 +56,10 @@ class Printer:
         else:
             self.note(f"No {name}.")
 
+    def print_line(self, text: str) -> None:
+        """Print a sentence that is the data itself."""
+        self._print_text(text)
+
     def note(self, text: str) -> None:
         """Tell the person something that is no data."""
         print(text, file=sys.stderr)

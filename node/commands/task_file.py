@@ -1,168 +1,22 @@
-"""Files a person writes or trains: task descriptions, weights and updates.
+"""Files of arrays that a person trains: weights and updates.
 
 Owns their reading, and the sentences about mistakes in them. Never sends anything, and never
 unpickles: arrays are read as numbers or not at all.
 """
 
-import tomllib
 import zipfile
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeAlias
 
-import msgspec
 import numpy as np
-from msgspec import Meta, Struct, field
 from quorate.chain.errors import QuorateError
-from quorate.chain.task import (
-    DEFAULT_RULE,
-    FIXED_POINT_ONE,
-    AggregationRule,
-    BelowMinimum,
-    OptimizerName,
-    RoundPolicy,
-    ServerOptimizer,
-    Stage,
-    TaskSpec,
-    UpdateCodec,
-)
-from quorate.fixed_point import (
-    UPDATE_FRACTION_BITS_DEFAULT,
-    WEIGHT_FRACTION_BITS_DEFAULT,
-    Array,
-    ModelSchema,
-)
+from quorate.chain.task import TaskSpec
+from quorate.fixed_point import Array, ModelSchema
 from quorate.payload_source import PayloadData
-from quorate.task_draft import TaskDraft, draft_task
 from quorate.update_encoding import encode_update
-
-from node.config.quantities import parse_duration
-
-TASK_FILE_BYTES_MAX: Final = 1 << 20
-
-_Count = Annotated[int, Meta(ge=0)]
-_Rate = Annotated[float, Meta(ge=0, le=65_536)]
-
-CodecName: TypeAlias = Literal["dense_int16", "dense_int8", "top_k_int16"]
 
 
 class InputFileError(QuorateError):
     """A file that a command was given and that cannot be used."""
-
-
-class RuleSection(Struct, forbid_unknown_fields=True, frozen=True):
-    """``[rule]``: how updates become one."""
-
-    stages: tuple[Stage, ...] = DEFAULT_RULE
-    num_byzantine: _Count = 0
-    clip_norm: _Count = 0
-    selected: _Count = 0
-
-
-class OptimizerSection(Struct, forbid_unknown_fields=True, frozen=True):
-    """``[optimizer]``: the step from the aggregate to new weights."""
-
-    name: OptimizerName = OptimizerName.SGD
-    learning_rate: _Rate = 1.0
-    momentum: _Rate = 0.0
-
-
-class PolicySection(Struct, forbid_unknown_fields=True, frozen=True):
-    """``[policy]``: when a training round closes."""
-
-    updates_min: Annotated[int, Meta(ge=1)]
-    updates_max: Annotated[int, Meta(ge=1)]
-    deadline: str = "1m"
-    is_void_below_minimum: bool = False
-    staleness_max: _Count = 0
-    waive_proposer_spread: bool = False
-    rounds_max: _Count = 0
-
-
-class ScaleSection(Struct, forbid_unknown_fields=True, frozen=True):
-    """``[scale]``: the bits behind the point of weights (of 32) and updates (of 16)."""
-
-    weight_fraction_bits: _Count = WEIGHT_FRACTION_BITS_DEFAULT
-    update_fraction_bits: _Count = UPDATE_FRACTION_BITS_DEFAULT
-
-
-class TaskFile(Struct, forbid_unknown_fields=True, frozen=True):
-    """A task as a person describes it; its tensors come from the initial weights."""
-
-    name: str
-    policy: PolicySection
-    rule: RuleSection = field(default_factory=RuleSection)
-    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
-    scale: ScaleSection = field(default_factory=ScaleSection)
-    example_count_max: _Count = 0
-    codec: CodecName = "dense_int16"
-    density: float | None = None
-    """With ``top_k_int16``: the part of the parameters that an update names."""
-
-
-def read_task_file(path: Path) -> TaskFile:
-    """Return the description of a task in a TOML or JSON file.
-
-    Raises
-    ------
-    InputFileError
-        One sentence that names the file and the field.
-    """
-    raw = read_bytes(path, TASK_FILE_BYTES_MAX)
-    try:
-        if path.suffix == ".json":
-            document = msgspec.json.decode(raw)
-        else:
-            document = tomllib.loads(raw.decode())
-        return msgspec.convert(document, TaskFile)
-    except (ValueError, RecursionError) as error:
-        # msgspec's, tomllib's and UTF-8's errors are ValueErrors.
-        raise InputFileError(f"{path} describes no task: {error}.") from error
-
-
-def draft_from_file(described: TaskFile, arrays: dict[str, Array]) -> TaskDraft:
-    """Return the draft of a described task with these initial weights.
-
-    Raises
-    ------
-    InputFileError
-        If its deadline is no duration.
-    EncodingError
-        If anything is beyond its bounds.
-    """
-    policy, rule, optimizer = described.policy, described.rule, described.optimizer
-    try:
-        deadline_ms = parse_duration(policy.deadline)
-    except ValueError as error:
-        raise InputFileError(f"The task's deadline cannot be used: {error}.") from error
-    return draft_task(
-        described.name,
-        arrays,
-        RoundPolicy(
-            deadline_ms=deadline_ms,
-            updates_min=policy.updates_min,
-            updates_max=policy.updates_max,
-            below_minimum=(
-                BelowMinimum.VOID if policy.is_void_below_minimum else BelowMinimum.EXTEND
-            ),
-            staleness_max=policy.staleness_max,
-            waive_proposer_spread=policy.waive_proposer_spread,
-            rounds_max=policy.rounds_max,
-        ),
-        rule=AggregationRule(rule.stages, rule.num_byzantine, rule.clip_norm, rule.selected),
-        optimizer=ServerOptimizer(
-            optimizer.name,
-            round(optimizer.learning_rate * FIXED_POINT_ONE),
-            round(optimizer.momentum * FIXED_POINT_ONE),
-        ),
-        schema=ModelSchema.from_arrays(
-            arrays,
-            weight_fraction_bits=described.scale.weight_fraction_bits,
-            update_fraction_bits=described.scale.update_fraction_bits,
-        ),
-        example_count_max=described.example_count_max,
-        codec=UpdateCodec[described.codec.upper()],
-        density=described.density,
-    )
 
 
 def read_arrays(path: Path) -> dict[str, Array]:

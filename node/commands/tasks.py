@@ -4,19 +4,27 @@ Owns what the commands send through the SDK and print. Never signs on a node: ke
 keyring and stay in this process.
 """
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Final
 
+import numpy as np
 import typer
 from quorate.chain.task import FIXED_POINT_ONE
 from quorate.chain.transaction import TaskStatus
 from quorate.client import Client
+from quorate.fixed_point import Array
 from quorate.progress import ProgressBar
 from quorate.rpc_types import Submitted, Task
 from quorate.submissions import UpdateDraft
 
 from node.commands.keyring import Keyring
 from node.commands.printing import Printer, Value
+from node.commands.round_views import (
+    make_history_row,
+    make_participant_rows,
+    make_round_record,
+)
 from node.commands.settings import (
     KEYRING_DEFAULT,
     KeyOption,
@@ -28,7 +36,9 @@ from node.commands.settings import (
     get_printer,
     open_client,
 )
-from node.commands.task_file import draft_from_file, read_arrays, read_task_file, read_update
+from node.commands.task_check import explain_task, find_task_fault
+from node.commands.task_description import draft_from_file, make_template, read_task_file
+from node.commands.task_file import InputFileError, read_arrays, read_update
 
 task_app = typer.Typer(no_args_is_help=True, help="Create and look at tasks.")
 participant_app = typer.Typer(no_args_is_help=True, help="Take part in a task.")
@@ -36,6 +46,62 @@ update_app = typer.Typer(no_args_is_help=True, help="Submit model updates.")
 
 FOLDER_DEFAULT: Final = Path(KEYRING_DEFAULT)
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The task's name or id.")]
+
+
+PLACEHOLDER: Final[dict[str, Array]] = {"weights": np.zeros(1)}
+"""Stands for the initial weights where only the description is checked."""
+
+
+@task_app.command()
+def init(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to write it; TOML.")],
+    name: Annotated[str, typer.Option("--name", help="The task's name.")] = "my-task",
+    output: OutputOption = None,
+) -> None:
+    """Write a description to begin with.
+
+    Every choice is in it, at its default and explained.
+    """
+    try:
+        with file.open("x") as opened:
+            opened.write(make_template(name))
+    except FileExistsError:
+        raise InputFileError(f"{file} is there already: write to another one.") from None
+    except OSError as error:
+        raise InputFileError(f"{file} cannot be written: {error.strerror}.") from error
+    get_printer(context, output).print_record({"file": str(file), "name": name})
+
+
+@task_app.command()
+def check(
+    context: typer.Context,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The task's description, TOML or JSON.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option("--weights", metavar="NPZ", help="The initial weights.")
+    ] = None,
+    output: OutputOption = None,
+) -> None:
+    """Say in words what a description means.
+
+    And what it needs; of sizes and costs only with the initial weights.
+    """
+    printer = get_printer(context, output)
+    arrays = PLACEHOLDER if weights is None else read_arrays(weights)
+    draft = draft_from_file(read_task_file(file), arrays)
+    fault = find_task_fault(draft.spec)
+    if fault is not None:
+        raise InputFileError(f"{file} describes a task that no node takes. {fault}")
+    if draft.saturated:
+        printer.note(f"{draft.saturated} weights do not fit the scale and were cut off at its end.")
+    sentences = explain_task(draft.spec, has_weights=weights is not None)
+    if printer.is_json:
+        printer.print_record({"name": draft.spec.name, "explanation": sentences})
+    else:
+        for sentence in sentences:
+            printer.print_line(sentence)
 
 
 @task_app.command()
@@ -60,6 +126,9 @@ def create(
     """
     printer = get_printer(context, output)
     draft = draft_from_file(read_task_file(file), read_arrays(weights))
+    fault = find_task_fault(draft.spec)
+    if fault is not None:
+        raise InputFileError(f"{file} describes a task that no node takes. {fault}")
     if draft.saturated:
         printer.note(f"{draft.saturated} weights do not fit the scale and were cut off at its end.")
     signer = Keyring(keyring).load(key)
@@ -88,13 +157,49 @@ def list_tasks(
 def show(
     context: typer.Context,
     task: TaskArgument,
+    *,
+    training_round: Annotated[
+        int | None, typer.Option("--round", min=0, help="Show this training round instead.")
+    ] = None,
     node: NodeOption = None,
     output: OutputOption = None,
 ) -> None:
-    """Show a task, and how far its training is."""
+    """Show a task, or one of its rounds in full."""
+    printer = get_printer(context, output)
     with open_client(get_node_url(context, node)) as client:
-        found = client.task(task)
-    get_printer(context, output).print_record(_describe_task(found))
+        if training_round is None:
+            printer.print_record(_describe_task(client.task(task)))
+            return
+        state = client.training_round(task, training_round)
+    record, rows = make_round_record(state), make_participant_rows(state)
+    if printer.is_json:
+        printer.print_record({**record, "rows": rows})
+    else:
+        printer.print_record(record)
+        printer.print_table("participants", rows)
+
+
+@task_app.command()
+def history(
+    context: typer.Context,
+    task: TaskArgument,
+    *,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=1000, help="How many of the latest ones.")
+    ] = 20,
+    node: NodeOption = None,
+    output: OutputOption = None,
+) -> None:
+    """List the rounds that have ended.
+
+    The latest first: how, and with how many updates.
+    """
+    with open_client(get_node_url(context, node)) as client:
+        current = client.task(task).training_round
+        states = (client.training_round(task, n) for n in range(current - 1, -1, -1))
+        ended = islice((state for state in states if state.is_over), limit)
+        rows = [make_history_row(state) for state in ended]
+    get_printer(context, output).print_table("rounds", rows)
 
 
 @participant_app.command()
@@ -185,9 +290,14 @@ def _describe_task(task: Task) -> dict[str, Value]:
         "optimizer": str(optimizer.name),
         "learning_rate": optimizer.learning_rate / FIXED_POINT_ONE,
         "momentum": optimizer.momentum / FIXED_POINT_ONE,
+        "mode": policy.mode.name.lower(),
         "deadline_ms": policy.deadline_ms,
         "updates_min": policy.updates_min,
         "updates_max": policy.updates_max,
+        "below_minimum": policy.below_minimum.name.lower(),
+        "extensions_max": policy.extensions_max,
+        "silent_rounds_max": policy.silent_rounds_max,
         "staleness_max": policy.staleness_max,
+        "staleness_weighting": policy.staleness_weighting.name.lower(),
         "rounds_max": policy.rounds_max,
     }

@@ -1,10 +1,12 @@
 """Task descriptions, weights and updates in files."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from quorate.chain.round_policy import RoundMode, StalenessWeighting
 from quorate.chain.task import (
     DEFAULT_RULE,
     AggregationRule,
@@ -20,14 +22,17 @@ from quorate.errors import EncodingError
 from quorate.fixed_point import ModelSchema
 from quorate.task_draft import draft_task
 
-from node.commands.task_file import (
-    InputFileError,
+from node.commands.task_description import (
+    OptimizerSection,
+    PolicySection,
+    RuleSection,
+    ScaleSection,
+    TaskFile,
     draft_from_file,
-    pick_tensors,
-    read_arrays,
+    make_template,
     read_task_file,
-    read_update,
 )
+from node.commands.task_file import InputFileError, pick_tensors, read_arrays, read_update
 from tests.cli.console import Console
 
 WHOLE = """
@@ -43,14 +48,23 @@ is_void_below_minimum = true
 staleness_max = 1
 waive_proposer_spread = true
 rounds_max = 7
+mode = "asynchronous"
+staleness_weighting = "constant"
+silent_rounds_max = 9
+extensions_max = 11
 [rule]
-stages = ["clip", "mean"]
+stages = ["clip", "bucketing", "centered_clipping"]
 num_byzantine = 1
 clip_norm = 10
+bucket_size = 3
+iterations = 2
+radius = 77
 [optimizer]
-name = "momentum"
+name = "adam"
 learning_rate = 0.5
 momentum = 0.25
+second_moment_decay = 0.5
+adaptivity = 0.125
 [scale]
 weight_fraction_bits = 20
 update_fraction_bits = 12
@@ -68,13 +82,57 @@ def write(path: Path, text: str) -> Path:
 def test_every_field_reaches_the_specification(tmp_path: Path) -> None:
     spec = draft_from_file(read_task_file(write(tmp_path / "task.toml", WHOLE)), ARRAYS).spec
     assert spec.name == "digits"
-    assert spec.policy == RoundPolicy(90_000, 3, 5, BelowMinimum.VOID, 1, True, 7)
-    assert spec.rule == AggregationRule((Stage.CLIP, Stage.MEAN), 1, 10, 0)
-    assert spec.optimizer == ServerOptimizer(OptimizerName.MOMENTUM, 1 << 15, 1 << 14)
+    assert spec.policy == RoundPolicy(
+        90_000,
+        3,
+        5,
+        BelowMinimum.VOID,
+        1,
+        True,
+        7,
+        RoundMode.ASYNCHRONOUS,
+        StalenessWeighting.CONSTANT,
+        9,
+        11,
+    )
+    stages = (Stage.CLIP, Stage.BUCKETING, Stage.CENTERED_CLIPPING)
+    assert spec.rule == AggregationRule(stages, 1, 10, 0, 3, 2, 77)
+    assert spec.optimizer == ServerOptimizer(OptimizerName.ADAM, 1 << 15, 1 << 14, 1 << 15, 1 << 13)
     assert spec.example_count_max == 100
     assert spec.update_layout == UpdateLayout(UpdateCodec.TOP_K_INT16, 9, 3)
     assert [t.name for t in spec.tensors] == ["kernel", "bias"]
     assert {(t.weight_fraction_bits, t.update_fraction_bits) for t in spec.tensors} == {(20, 12)}
+
+
+def test_the_whole_file_uses_every_field_there_is() -> None:
+    """Whatever a task can be told is in the file, and the file has no choice that nobody reads."""
+    for section, kind in (
+        (RuleSection, AggregationRule),
+        (OptimizerSection, ServerOptimizer),
+    ):
+        assert section.__struct_fields__ == kind.__struct_fields__
+    renamed = {"deadline_ms": "deadline", "below_minimum": "is_void_below_minimum"}
+    expected = {renamed.get(name, name) for name in RoundPolicy.__struct_fields__}
+    assert set(PolicySection.__struct_fields__) == expected
+
+
+def test_the_template_has_every_field_at_its_default(tmp_path: Path) -> None:
+    text = make_template("digits")
+    plain = draft_from_file(read_task_file(write(tmp_path / "a.toml", text)), ARRAYS).spec
+    # With every line in force it is the same task, but for the density that int16 has not.
+    lines = [
+        line.removeprefix("# ")
+        if re.match(r"# \w+ = ", line) and not line.startswith("# density")
+        else line
+        for line in text.splitlines()
+    ]
+    whole = draft_from_file(
+        read_task_file(write(tmp_path / "b.toml", "\n".join(lines))), ARRAYS
+    ).spec
+    assert whole == plain
+    for section in (TaskFile, RuleSection, OptimizerSection, PolicySection, ScaleSection):
+        for name in section.__struct_fields__:
+            assert re.search(rf"^(# )?{name} = |^\[{name}\]$", text, re.MULTILINE), name
 
 
 def test_json_with_defaults(tmp_path: Path) -> None:
@@ -93,6 +151,17 @@ def test_json_with_defaults(tmp_path: Path) -> None:
         ("updates_min = 3", "updates_least = 3", "updates_least"),
         ("updates_min = 3", "", "updates_min"),
         ("updates_min = 3", "updates_min = 0", "$.policy.updates_min"),
+        ("updates_max = 5", "updates_max = 5000", "<= 4096 - at `$.policy.updates_max`"),
+        ("extensions_max = 11", "extensions_max = 0", ">= 1 - at `$.policy.extensions_max`"),
+        ("staleness_max = 1", "staleness_max = 1025", "<= 1024 - at `$.policy.staleness_max`"),
+        ("silent_rounds_max = 9", "silent_rounds_max = 65", "<= 64 - at `$.policy.silent"),
+        ('"asynchronous"', '"sometimes"', "$.policy.mode"),
+        ('"constant"', '"linear"', "$.policy.staleness_weighting"),
+        ("iterations = 2", "iterations = 17", "<= 16 - at `$.rule.iterations`"),
+        ("radius = 77", "radius = -1", ">= 0 - at `$.rule.radius`"),
+        ("adaptivity = 0.125", "adaptivity = -1.0", ">= 0.0 - at `$.optimizer.adaptivity`"),
+        ("momentum = 0.25", "momentum = 1.0", "< 1.0 - at `$.optimizer.momentum`"),
+        ("density = 0.3", "density = 1.5", "<= 1.0 - at `$.density`"),
         ('"clip"', '"clap"', "$.rule.stages"),
         ("top_k_int16", "top_k", "$.codec"),
         ("[rule]", "[rule", "describes no task"),
