@@ -19,6 +19,7 @@ from quorate.chain.ids import NO_HASH, Address, Hash
 from quorate.chain.merkle import EMPTY_ROOT
 from quorate.chain.round_policy import STALENESS_FACTOR_ONE
 from quorate.chain.task import AggregationRule, ServerOptimizer, TensorSpec, UpdateLayout
+from quorate.chain.weights import WEIGHT_BYTES
 
 from aggregation import (
     PayloadBytes,
@@ -29,7 +30,14 @@ from aggregation import (
     needs_seed,
     open_update,
 )
+from aggregation.optimizer import STATE_BYTES_PER_PARAMETER
 from ledger.context import PayloadSource
+
+RESULTS_PER_BLOCK_MAX = 8
+"""Training rounds whose results one block may bring. A source holds that many at a time and more:
+one that forgot the first result while it computed the last would never have all of them."""
+RESULT_BYTES_PER_BLOCK_MAX = 64 << 20
+"""Bytes of these results together; a larger one is the only one of its block."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +231,12 @@ class _Tail:
     def __getitem__(self, part: slice, /) -> NDArray[np.uint8]:
         start, stop, _ = part.indices(self.size)
         return self._payload[self._first + start : self._first + stop]
+
+
+def compute_result_bytes(rule: AggregationRule, optimizer: ServerOptimizer, dimension: int) -> int:
+    """Return the bytes of a training round's result: its weights and the state beside them."""
+    state = _compute_kept_bytes(rule, dimension)
+    return (WEIGHT_BYTES + STATE_BYTES_PER_PARAMETER[optimizer.name]) * dimension + state
 
 
 def make_initial_state(

@@ -36,6 +36,8 @@ class Environment:
         The payloads that some place has let go, in that order; the values mean nothing.
     aggregation_cost : int
         What the block has spent of `aggregation_cost_block_max`.
+    result_count, result_bytes : int
+        How many results of training rounds the block brings, and their bytes.
     registrations_listed : int
         How many participants have been looked at to tell who was silent.
     sender_counts : dict
@@ -53,6 +55,8 @@ class Environment:
     references: dict[Hash, int] = field(default_factory=dict)
     released: dict[Hash, None] = field(default_factory=dict)
     aggregation_cost: int = 0
+    result_count: int = 0
+    result_bytes: int = 0
     registrations_listed: int = 0
     sender_counts: dict[Address, int] = field(default_factory=dict)
     last_blocks: list[tuple[int, int]] | None = None
@@ -78,6 +82,11 @@ class Environment:
         """Return a payload, or weights that this very block has made, or None."""
         artifact = self.artifacts.get(payload_hash)
         return self.payloads.get(payload_hash) if artifact is None else artifact
+
+    def get_payload_size(self, payload_hash: Hash) -> int | None:
+        """Return how many bytes a payload has, without reading them, or None."""
+        artifact = self.artifacts.get(payload_hash)
+        return self.payloads.size(payload_hash) if artifact is None else len(artifact)
 
     def keep_artifact(self, artifact_hash: Hash, data: bytes) -> None:
         """Let the block result in new weights or an optimizer state; an empty one is not kept."""

@@ -57,6 +57,8 @@ def finalize_training_round(
     env: Environment, task_id: Hash, task: TaskRecord, sealed: SealedSet, output: AggregateOutput
 ) -> None:
     """Let the result be the task's weights; training rounds that follow start from them."""
+    env.result_count += 1
+    env.result_bytes += len(output.weights) + len(output.optimizer_state)
     policy = env.view.get_task_spec(task_id).policy
     finalized = replace(
         task,

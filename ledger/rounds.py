@@ -19,6 +19,11 @@ from quorate.chain.receipt import SealCause
 from quorate.chain.task import RoundPolicy, TaskSpec
 
 from aggregation import compute_cost
+from ledger.aggregates import (
+    RESULT_BYTES_PER_BLOCK_MAX,
+    RESULTS_PER_BLOCK_MAX,
+    compute_result_bytes,
+)
 from ledger.deadlines import compute_wake, extend, find_cause, is_below_minimum, is_collecting
 from ledger.environment import Environment
 from ledger.keys import get_proposer_key, get_task_key
@@ -136,7 +141,8 @@ def seal_training_round(
     """Close the set, and aggregate it now if that is cheap enough, else freeze it.
 
     A set that is cheap enough for a block, but not for what this block has left, stays as it is
-    and is looked at again in the next block.
+    and is looked at again in the next block. Whoever judges the block needs all of its results at
+    the same time, so that these are limited as well.
 
     Raises
     ------
@@ -146,7 +152,9 @@ def seal_training_round(
     cost = compute_cost(spec.rule, task.update_count, task.dimension)
     cost_max = env.context.parameters.aggregation_cost_block_max
     is_cheap = cost <= cost_max
-    if is_cheap and env.aggregation_cost + cost > cost_max:
+    if is_cheap and (
+        env.aggregation_cost + cost > cost_max or not _has_room_for_result(env, task, spec)
+    ):
         return
     updates = get_updates(env.view, task_id, task)
     seed = compute_seed(env, task_id, task)
@@ -158,3 +166,11 @@ def seal_training_round(
         finalize_training_round(env, task_id, task, sealed, get_aggregate(env, inputs))
     else:
         freeze_training_round(env, task_id, task, spec, sealed)
+
+
+def _has_room_for_result(env: Environment, task: TaskRecord, spec: TaskSpec) -> bool:
+    size = compute_result_bytes(spec.rule, spec.optimizer, task.dimension)
+    return env.result_count == 0 or (
+        env.result_count < RESULTS_PER_BLOCK_MAX
+        and env.result_bytes + size <= RESULT_BYTES_PER_BLOCK_MAX
+    )

@@ -15,12 +15,17 @@ from quorate.chain.errors import PendingError
 from quorate.chain.ids import Hash
 
 from aggregation import compute_cost
-from ledger.aggregates import AggregateInputs, AggregateOutput
+from ledger.aggregates import (
+    RESULT_BYTES_PER_BLOCK_MAX,
+    RESULTS_PER_BLOCK_MAX,
+    AggregateInputs,
+    AggregateOutput,
+)
 from node.execution.low_priority import compute_at_low_priority
 
-CACHED_MAX = 8
-"""Results remembered; candidates of one height rarely differ in their aggregates."""
-CACHED_BYTES_MAX = 256 << 20
+CACHED_MAX = 3 * RESULTS_PER_BLOCK_MAX
+"""Results remembered: all of a block's, and of a few candidates that differ in theirs."""
+CACHED_BYTES_MAX = 4 * RESULT_BYTES_PER_BLOCK_MAX
 JOBS_MAX = 64
 """Computations that wait for a worker; one more is asked for again later."""
 QUICK_COST_MAX = 1_000_000_000

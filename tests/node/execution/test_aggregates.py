@@ -18,7 +18,13 @@ from quorate.chain.task import (
     UpdateLayout,
 )
 
-from ledger.aggregates import AggregateInputs, AggregateOutput, AggregateUpdate
+from ledger.aggregates import (
+    RESULT_BYTES_PER_BLOCK_MAX,
+    RESULTS_PER_BLOCK_MAX,
+    AggregateInputs,
+    AggregateOutput,
+    AggregateUpdate,
+)
 from node.execution.aggregates import (
     CACHED_BYTES_MAX,
     CACHED_MAX,
@@ -133,6 +139,28 @@ async def test_results_that_are_remembered_are_bounded_in_number() -> None:
     for number in (CACHED_MAX, 1, 0):
         aggregates.get(make_inputs(number, is_large=False), works[number])
     assert [works[number].runs for number in (CACHED_MAX, 1, 0)] == [1, 1, 2]
+
+
+async def test_all_results_of_a_block_are_held_at_the_same_time() -> None:
+    assert CACHED_MAX >= 3 * RESULTS_PER_BLOCK_MAX
+    assert CACHED_BYTES_MAX >= 3 * RESULT_BYTES_PER_BLOCK_MAX
+    aggregates = BackgroundAggregates()
+    works = [Work() for _ in range(RESULTS_PER_BLOCK_MAX)]
+
+    def judge() -> bool:
+        # As the execution of a block does: in order, up to the first that is not there.
+        return all(
+            aggregates.get(make_inputs(number, is_large=True), work) is not None
+            for number, work in enumerate(works)
+        )
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(aggregates.run)
+        with trio.fail_after(5):
+            while not judge():
+                await aggregates.done.wait()
+        nursery.cancel_scope.cancel()
+    assert [work.runs for work in works] == [1] * RESULTS_PER_BLOCK_MAX
 
 
 async def test_results_that_are_remembered_are_bounded_in_bytes() -> None:
