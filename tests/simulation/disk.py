@@ -1,16 +1,22 @@
 """Disks that lose power: what was not synced may be gone, from the end on.
 
 Owns the faults of storage. A plan may let the power fail at the n-th write from now on; whoever
-writes then sees `PowerLoss`, and nothing reaches the disk any more until the next start.
+writes then sees `PowerLoss`, and nothing reaches the disk any more until the next start. Or it
+lets the disk fill up: whoever writes sees `DiskFull`, half of a record may be there, and there is
+room again later.
 """
 
 import random
 from dataclasses import dataclass, field
 
 from store.database import Batch, MemoryDatabase
+from store.errors import DiskFull
 from store.memory_payloads import MemoryPayloadStore
 from store.segment_folder import MemorySegmentFolder
 from store.write_ahead_log import MemoryWriteAheadLog
+
+LOST_WHOLLY = 0.5
+"""How often a power failure takes all that was not synced, instead of some of the end of it."""
 
 
 class PowerLoss(BaseException):
@@ -24,11 +30,20 @@ class Power:
     writes_left: int | None = None
     is_off: bool = False
     writes: int = 0
+    room: int | None = None
+    """Writes until the disk is full; None is plenty."""
+    has_refused: bool = False
+    """Whether the disk has been full since the last start."""
 
     def use(self) -> None:
         """Do one write, or fail."""
         if self.is_off:
             raise PowerLoss
+        if self.room is not None:
+            if self.room <= 0:
+                self.has_refused = True
+                raise DiskFull("no space is left on the simulated disk")
+            self.room -= 1
         self.writes += 1
         if self.writes_left is not None:
             self.writes_left -= 1
@@ -56,7 +71,9 @@ class SimDatabase(MemoryDatabase):
     def restart(self, power: Power, lost: random.Random | None) -> "SimDatabase":
         """Return what the next process finds; with `lost`, unsynced batches may be gone."""
         if lost is not None and self._undo:
-            for undo in reversed(self._undo[lost.randint(0, len(self._undo)) :]):
+            is_all = lost.random() < LOST_WHOLLY
+            kept = 0 if is_all else lost.randint(0, len(self._undo))
+            for undo in reversed(self._undo[kept:]):
                 batch = Batch()
                 batch.operations += list(undo.items())
                 super().write(batch, sync=True)
@@ -75,8 +92,12 @@ class SimSegmentFolder(MemorySegmentFolder):
         self.power = power
 
     def append(self, data: bytes | bytearray | memoryview) -> None:
-        """Append, if there is power."""
-        self.power.use()
+        """Append, if there is power; a full disk takes half."""
+        try:
+            self.power.use()
+        except DiskFull:
+            super().append(bytes(data)[: len(data) // 2])
+            raise
         super().append(data)
 
     def sync(self) -> None:
@@ -90,7 +111,9 @@ class SimSegmentFolder(MemorySegmentFolder):
         for index, segment in self._segments.items():
             size = len(segment)
             if lost is not None:
-                size = lost.randint(self._synced[index], size)
+                # All of it, or some of it: with several machines, some of it is hardly ever all.
+                is_all = lost.random() < LOST_WHOLLY
+                size = self._synced[index] if is_all else lost.randint(self._synced[index], size)
             successor._segments[index] = segment[:size]
             successor._synced[index] = size
         return successor
@@ -119,7 +142,7 @@ class Disk:
 
     def restart(self, lost: random.Random | None) -> None:
         """Become what the next process finds; `lost` draws what a power failure took."""
-        self.power = Power()
+        self.power = Power(room=self.power.room)
         self.blocks = self.blocks.restart(self.power, lost)
         self.journal = self.journal.restart(self.power, lost)
         self.payloads = self.payloads.reopen()

@@ -1,16 +1,20 @@
 """The network between simulated nodes: delay, loss, duplication, partitions.
 
 Owns which message arrives where and when, all drawn from one seed. A `SimNetwork` is what a node
-sees of it: a `p2p.network.Network` without sockets.
+sees of it: a `p2p.network.Network` without sockets. What a byzantine node sends instead of what
+it should (`Deceiver`), and what a schedule holds back (`Director`), others say.
 """
 
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import trio
 
 from p2p.network import (
+    BODY_BYTES_MAX,
+    STATUS_BYTES_MAX,
     NetworkHandler,
     PeerGone,
     PeerId,
@@ -26,8 +30,35 @@ from tests.simulation import virtual_trio
 
 HEARTBEAT_S = 0.25
 
-Tamper = Callable[[PeerId, Priority, bytes], list[bytes]]
-"""What a byzantine node sends to a peer instead of one message."""
+
+class Deceiver(Protocol):
+    """What a byzantine node says instead of what its honest program would."""
+
+    def send(self, peer: PeerId, priority: Priority, body: bytes) -> list[bytes]:
+        """Return what a peer gets instead of one message."""
+        ...
+
+    def tell_status(self, peer: PeerId, body: bytes) -> tuple[bytes | None, list[bytes]]:
+        """Return what a peer gets instead of a status, and what else it gets beside it."""
+        ...
+
+    def answer(
+        self, peer: PeerId, request: bytes, answer: bytes | Exception
+    ) -> bytes | Exception | None:
+        """Return what a peer gets instead of an answer; None is silence."""
+        ...
+
+
+class Director(Protocol):
+    """A schedule that holds back what it chooses, by what is in it."""
+
+    def passes(self, sender: PeerId, receiver: PeerId) -> bool:
+        """Tell whether anything may pass."""
+        ...
+
+    def edit(self, sender: PeerId, receiver: PeerId, body: bytes) -> bytes | None:
+        """Return what is to pass of a consensus message."""
+        ...
 
 
 @dataclass(eq=False)
@@ -48,12 +79,23 @@ class Fabric:
     conditions: Conditions = field(default_factory=Conditions)
     networks: dict[PeerId, "SimNetwork"] = field(default_factory=dict)
     cut: set[tuple[PeerId, PeerId]] = field(default_factory=set)
+    cables: frozenset[frozenset[PeerId]] | None = None
+    """The pairs that ever link; with None, all do."""
+    director: Director | None = None
+    muted: set[PeerId] = field(default_factory=set)
+    """Of whom nothing is heard any more, for good."""
     messages: int = 0
     trace: list[str] = field(default_factory=list)
 
     def is_open(self, sender: PeerId, receiver: PeerId) -> bool:
         """Tell whether anything of `sender` can reach `receiver`."""
-        return (sender, receiver) not in self.cut
+        if sender in self.muted or (sender, receiver) in self.cut:
+            return False
+        return self.director is None or self.director.passes(sender, receiver)
+
+    def has_cable(self, one: PeerId, other: PeerId) -> bool:
+        """Tell whether two nodes ever link."""
+        return self.cables is None or frozenset((one, other)) in self.cables
 
     def carry(self, sender: PeerId, receiver: PeerId, deliver: Callable[[], None]) -> None:
         """Deliver something once, twice or never."""
@@ -69,7 +111,7 @@ class Fabric:
     def link_all(self, network: "SimNetwork") -> None:
         """Link a node that has started with all that run."""
         for other in list(self.networks.values()):
-            if other is not network:
+            if other is not network and self.has_cable(network.peer_id, other.peer_id):
                 network.connect(other)
                 other.connect(network)
 
@@ -88,7 +130,7 @@ class SimNetwork:
         self._handler: NetworkHandler | None = None
         self._nursery: trio.Nursery | None = None
         self._links: dict[PeerId, None] = {}
-        self.tamper: Tamper | None = None
+        self.deceiver: Deceiver | None = None
         self.reports: list[tuple[PeerId, int, str]] = []
 
     @property
@@ -143,12 +185,25 @@ class SimNetwork:
         """Send a message, or what a byzantine node sends instead."""
         if peer not in self._links:
             return False
-        bodies = [body] if self.tamper is None else self.tamper(peer, priority, body)
+        bodies = [body] if self.deceiver is None else self.deceiver.send(peer, priority, body)
         for each in bodies:
-            self._fabric.carry(
-                self._peer_id, peer, lambda each=each: self._deliver(peer, priority, each)
-            )
+            kept = self._edit(peer, priority, each)
+            if kept is None:
+                continue
+
+            def deliver(kept: bytes = kept) -> None:
+                self._deliver(peer, priority, kept)
+
+            self._fabric.carry(self._peer_id, peer, deliver)
         return True
+
+    def _edit(self, peer: PeerId, priority: Priority, body: bytes) -> bytes | None:
+        director = self._fabric.director
+        kept: bytes | None = body
+        if director is not None and priority is Priority.CONSENSUS:
+            kept = director.edit(self._peer_id, peer, body)
+        # No link carries a longer frame, whoever sends it.
+        return kept if kept is not None and len(kept) <= BODY_BYTES_MAX else None
 
     def broadcast(
         self, priority: Priority, body: bytes, exclude: frozenset[PeerId] = frozenset()
@@ -170,14 +225,18 @@ class SimNetwork:
         answered = trio.Event()
         answers: list[bytes | Exception] = []
 
-        async def answer(handler: NetworkHandler) -> None:
-            result: bytes | Exception
+        async def answer(other: SimNetwork, handler: NetworkHandler) -> None:
+            result: bytes | Exception | None
             try:
                 result = await handler.handle_request(self._peer_id, body)
             except RequestRefused as error:
                 result = RequestRejected(str(error))
+            if other.deceiver is not None:
+                result = other.deceiver.answer(self._peer_id, body, result)
+            if result is None:
+                return
 
-            def deliver() -> None:
+            def deliver(result: bytes | Exception = result) -> None:
                 answers.append(result)
                 answered.set()
 
@@ -186,7 +245,7 @@ class SimNetwork:
         def ask() -> None:
             other = self._fabric.networks.get(peer)
             if other is not None and other._handler is not None and other._nursery is not None:
-                other._nursery.start_soon(answer, other._handler)
+                other._nursery.start_soon(answer, other, other._handler)
 
         self._fabric.carry(self._peer_id, peer, ask)
         with trio.move_on_after(timeout_s):
@@ -212,9 +271,23 @@ class SimNetwork:
             return
         body = self._handler.get_status()
         for peer in list(self._links):
+            if self.deceiver is None:
+                self._send_status(peer, body)
+                continue
+            status, more = self.deceiver.tell_status(peer, body)
+            for each in more:
+                self._slip_in(peer, each)
+            if status is not None and len(status) <= STATUS_BYTES_MAX:
+                self._send_status(peer, status)
+
+    def _slip_in(self, peer: PeerId, body: bytes) -> None:
+        if self._edit(peer, Priority.CONSENSUS, body) is not None:
             self._fabric.carry(
-                self._peer_id, peer, lambda peer=peer: self._deliver_status(peer, body)
+                self._peer_id, peer, lambda: self._deliver(peer, Priority.CONSENSUS, body)
             )
+
+    def _send_status(self, peer: PeerId, body: bytes) -> None:
+        self._fabric.carry(self._peer_id, peer, lambda: self._deliver_status(peer, body))
 
     async def _beat(self) -> None:
         while True:

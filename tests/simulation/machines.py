@@ -21,6 +21,7 @@ from p2p.identity import get_peer_id
 from p2p.network import PeerId
 from tests.simulation.disk import Disk, Power
 from tests.simulation.fabric import SimNetwork
+from tests.simulation.virtual_trio import Pace
 
 MACHINES_MAX = 10
 
@@ -91,6 +92,9 @@ class Machine:
     scope: trio.CancelScope | None = None
     height: int = 0
     restarts: int = 0
+    pace: Pace = field(default_factory=Pace)
+    turns: trio.Lock = field(default_factory=trio.Lock)
+    """Held while the machine is being switched on or off: two who want to must take turns."""
 
     @property
     def key(self) -> PrivateKey:

@@ -1,70 +1,52 @@
 """Faults planted into the node on purpose, to show that the simulation finds them.
 
-Owns one function per fault, each changing the running program and nothing on disk. The simulation
-must break within a bounded number of seeds; a fault that survives is a gap in the simulation.
+Owns those outside of consensus (`planted_consensus` has the others) and the list of all, one
+function per fault, each changing the running program and nothing on disk. The simulation must
+break within a bounded number of seeds; a fault that survives is a gap in the simulation.
 """
 
 # A fault takes what the function in its place takes, and ignores it.
 # ruff: noqa: ARG001, ARG005
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
-from quorate.chain.validators import ValidatorSet
+from quorate.chain.codec import decode
+from quorate.chain.vote import COMMIT_BYTES_MAX, Commit
 
-from consensus import algorithm
 from consensus.driver import Driver
 from ledger import execution
-from node.agreement import signer
-from node.agreement.consensus_runner import ConsensusRunner
+from node.agreement import following, signer
 from node.agreement.height_log import HeightLog, LoggedHeight
+from node.agreement.inbox import Inbox
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.catching_up import CatchUp
 from node.execution import executor
 from node.execution.executor import Executor
 from node.mempool.journal import Journal
 from node.mempool.pool import TransactionPool
+from tests.simulation.disk import SimDatabase
+from tests.simulation.planted_consensus import CONSENSUS_PLANTS
 
 Plant = Callable[[], None]
-
-
-def accept_one_third() -> None:
-    """A quorum is more than one third instead of two."""
-    ValidatorSet.is_quorum = ValidatorSet.is_one_honest  # type: ignore[method-assign]
-
-
-def accept_one_half() -> None:
-    """A quorum is half of the power instead of more than two thirds."""
-    ValidatorSet.is_quorum = (  # type: ignore[method-assign]
-        lambda self, power: 2 * power >= self.total_power
-    )
-
-
-def skip_lock_rule() -> None:
-    """A fresh proposal is prevoted whatever the lock."""
-    honest = algorithm.HeightMachine.upon_fresh_proposal_l22
-
-    def unlocked(self: Any) -> bool:
-        lock = self.locked_round, self.locked_block
-        self.locked_round, self.locked_block = -1, None
-        try:
-            return honest(self)
-        finally:
-            if self.locked_round == -1:
-                self.locked_round, self.locked_block = lock
-
-    algorithm.HeightMachine.upon_fresh_proposal_l22 = unlocked  # type: ignore[method-assign]
-
-
-def never_repair() -> None:
-    """Nobody sends a peer the votes that its status lacks."""
-    Driver.get_repairs = lambda self, status, limit: []  # type: ignore[method-assign]
 
 
 def never_repair_parts() -> None:
     """A part that was lost is never sent again."""
     Broadcaster.send_parts_to = lambda self, *args: 0  # type: ignore[method-assign]
+
+
+def drop_at_full_queue() -> None:
+    """A vote that finds the queue full is gone, and nobody sends it again."""
+
+    def put(self: Any, item: Any) -> None:
+        if len(self) < 3:
+            self._send.send_nowait(item)
+
+    Inbox.put_from_peer = put  # type: ignore[method-assign]
+    Driver.get_repairs = lambda self, status, limit: []  # type: ignore[method-assign]
 
 
 def forget_signed() -> None:
@@ -95,9 +77,31 @@ def skip_the_sync() -> None:
     HeightLog.sync = lambda self: None  # type: ignore[method-assign]
 
 
+def store_unsynced() -> None:
+    """Decided blocks are not durable when the next height begins."""
+    honest = SimDatabase.write
+    SimDatabase.write = (  # type: ignore[method-assign]
+        lambda self, batch, *, sync: honest(self, batch, sync=False)
+    )
+
+
 def no_catching_up() -> None:
-    """Blocks that others decided are never fetched."""
+    """Blocks that others decided are never used."""
     CatchUp.get = lambda self, height: None  # type: ignore[method-assign]
+
+
+def deaf_to_heights() -> None:
+    """What peers say of their height is ignored."""
+    CatchUp.on_status = lambda self, peer, height, earliest: None  # type: ignore[method-assign]
+
+
+def believe_commits() -> None:
+    """The signatures of a commit that comes with a fetched block are not checked."""
+
+    def believe(block: bytes, commit: bytes, chain_id: str, position: Any) -> Commit:
+        return decode(Commit, commit, COMMIT_BYTES_MAX)
+
+    following.decode_decision = believe  # type: ignore[attr-defined]
 
 
 def no_journal() -> None:
@@ -122,16 +126,26 @@ def skip_execution_check() -> None:
         return header
 
     Executor._make_header = wrong  # type: ignore[method-assign]
-    executor.validate_roots = lambda *args, **kwargs: None
+    executor.validate_roots = lambda *args, **kwargs: None  # type: ignore[attr-defined]
 
 
-def drop_timeouts() -> None:
-    """Timeouts are scheduled and never elapse."""
+def skip_header_check() -> None:
+    """What a header says of height, time, parent and validators is not compared with the chain."""
+    executor.validate_header = lambda *args, **kwargs: None  # type: ignore[attr-defined]
 
-    async def never(self: Any, timeout: Any) -> None:
-        return None
 
-    ConsensusRunner._time = never  # type: ignore[method-assign]
+def wrong_parent_state() -> None:
+    """A decision applies the first candidate's result, so that the next block builds on it."""
+    honest = Executor.commit
+
+    def commit(self: Any, commit: Any, *, is_held: bool = False) -> Any:
+        decided = self._results.get(commit.block_id.hash)
+        if decided is not None:
+            first = next(iter(self._results.values()))
+            self._results[commit.block_id.hash] = replace(decided, result=first.result)
+        return honest(self, commit, is_held=is_held)
+
+    Executor.commit = commit  # type: ignore[method-assign]
 
 
 def forget_to_propose() -> None:
@@ -142,14 +156,9 @@ def forget_to_propose() -> None:
     )
 
 
-def deaf_to_heights() -> None:
-    """What peers say of their height is ignored."""
-    CatchUp.on_status = lambda self, peer, height, earliest: None  # type: ignore[method-assign]
-
-
 def create_coins() -> None:
     """A transfer credits one coin more than it debits."""
-    honest = execution.apply_transfer
+    honest = execution.apply_transfer  # type: ignore[attr-defined]
 
     def apply(env: Any, sender: Any, body: Any) -> None:
         honest(env, sender, body)
@@ -157,26 +166,27 @@ def create_coins() -> None:
         account.balance += 1
         account.is_changed = True
 
-    execution.apply_transfer = apply
+    execution.apply_transfer = apply  # type: ignore[attr-defined, assignment]
 
 
 PLANTED: dict[str, Plant] = {
     plant.__name__: plant
     for plant in (
-        accept_one_third,
-        accept_one_half,
-        skip_lock_rule,
-        never_repair,
+        *CONSENSUS_PLANTS,
         never_repair_parts,
+        drop_at_full_queue,
+        skip_header_check,
         forget_signed,
         lose_the_log,
         skip_the_sync,
+        store_unsynced,
         no_catching_up,
+        deaf_to_heights,
+        believe_commits,
         no_journal,
         skip_execution_check,
-        deaf_to_heights,
+        wrong_parent_state,
         forget_to_propose,
-        drop_timeouts,
         create_coins,
     )
 }

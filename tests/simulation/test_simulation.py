@@ -38,7 +38,8 @@ def test_seeds_pass(first: int) -> None:
     assert f"{BATCH} seeds passed" in done.stdout
 
 
-@pytest.mark.parametrize("seed", [2, 81])
+# An ordinary seed with byzantine validators, and two that play a schedule.
+@pytest.mark.parametrize("seed", [2, 3, 18])
 def test_one_seed_gives_one_trace_whatever_the_hash_seed(seed: int) -> None:
     traces = set()
     for hash_seed in ("0", "0", "1"):
@@ -50,10 +51,30 @@ def test_one_seed_gives_one_trace_whatever_the_hash_seed(seed: int) -> None:
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("plant", ["create_coins", "no_catching_up", "drop_timeouts"])
-def test_a_planted_fault_is_found_and_its_seed_is_named(plant: str) -> None:
+QUICKLY_FOUND = [
+    "create_coins",
+    "no_catching_up",
+    "drop_timeouts",
+    "ignore_valid_round",
+    "never_repair_parts",
+    "wrong_parent_state",
+]
+
+
+@pytest.mark.parametrize("plant", QUICKLY_FOUND)
+def test_a_planted_fault_is_found_and_its_seed_repeats_it(plant: str) -> None:
     done = simulate("--seeds", "40", "--plant", plant)
     assert done.returncode == 1
     # A fault that crashes the program would be found by anything.
-    assert "Violation: " in done.stderr
-    assert re.search(r"seed \d+ FAILED; reproduce: python -m tests.simulation", done.stdout)
+    found = re.search(r"^(found: Violation: .*)$", done.stdout, re.MULTILINE)
+    assert found is not None, done.stdout + done.stderr
+    named = re.search(r"FAILED; reproduce: python -m tests.simulation (.*)$", done.stdout)
+    assert named is not None
+    again = simulate(*named[1].split())
+    assert found[1] in again.stdout
+
+
+def test_processes_share_the_seeds() -> None:
+    done = simulate("--seeds", "8", "--jobs", "2")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 seeds passed" in done.stdout

@@ -24,6 +24,7 @@ from quorate.chain.transaction import (
 
 from ledger.state import State
 from node.mempool.door import SubmitStatus
+from store.errors import DiskFull
 from tests.simulation.disk import PowerLoss
 from tests.simulation.machines import Machine, SimNode, make_key
 from tests.simulation.promises import Promise, Promises
@@ -169,7 +170,7 @@ class Users:
                 return compute_transaction_hash(raw)
         except TransactionError as error:
             self.refused[error.code] += 1
-        except PowerLoss:
+        except (PowerLoss, DiskFull):
             pass
         return None
 

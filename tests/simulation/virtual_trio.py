@@ -58,6 +58,13 @@ class Deadlock(Exception):
 
 
 @dataclass(eq=False, slots=True)
+class Pace:
+    """How much later than due the tasks of one slow computer go on, at most, in seconds."""
+
+    lag_s: float = 0.0
+
+
+@dataclass(eq=False, slots=True)
 class Task:
     """A coroutine, where it stands among the scopes, and how to wake it when it is cancelled."""
 
@@ -69,6 +76,7 @@ class Task:
     on_abort: Callable[[], None] | None = None
     value: Any = None
     error: BaseException | None = None
+    pace: "Pace | None" = None
 
 
 @dataclass(eq=False)
@@ -93,6 +101,7 @@ class Scheduler:
         self.spawned += 1
         scope = nursery.cancel_scope if nursery is not None else None
         task = Task(self.spawned, coroutine, nursery, scope)
+        task.pace = nursery.pace if nursery is not None else None
         self.tasks[task.number] = task
         self.ready.append(task)
         return task
@@ -105,7 +114,11 @@ class Scheduler:
         if task.is_blocked:
             task.is_blocked, task.on_abort = False, None
             task.value, task.error = value, error
-            self.ready.append(task)
+            if task.pace is not None and task.pace.lag_s and error is None:
+                late_s = task.pace.lag_s * self.random.random()
+                self.at(self.now + late_s, lambda: self.ready.append(task))
+            else:
+                self.ready.append(task)
 
     def deliver_cancellations(self) -> None:
         for task in list(self.tasks.values()):
@@ -282,6 +295,8 @@ class Nursery:
         self.errors: list[BaseException] = []
         self.children = 0
         self._done: Event | None = None
+        task = scheduler().current
+        self.pace = task.pace if task is not None else None
 
     def start_soon(self, work: Callable[..., Awaitable[Any]], *args: Any, name: Any = None) -> None:
         """Run a child task."""
@@ -334,6 +349,14 @@ async def open_nursery(strict_exception_groups: bool | None = None) -> AsyncIter
         if nursery.errors:
             raise BaseExceptionGroup("Exceptions from a nursery", nursery.errors)
         await lowlevel.checkpoint_if_cancelled()
+
+
+def set_pace(pace: Pace) -> None:
+    """Let the running task, and all tasks that come from it, go on at this pace."""
+    task = scheduler().current
+    if task is None:
+        raise RuntimeError("only a task has a pace")
+    task.pace = pace
 
 
 def current_time() -> float:

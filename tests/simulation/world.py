@@ -9,6 +9,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import trio
+from quorate.chain.errors import StorageError
 from quorate.chain.genesis import Admission, Genesis, GenesisValidator
 from quorate.chain.vote import Commit
 
@@ -17,7 +18,8 @@ from node.config import Config, ConsensusSection, MempoolSection
 from node.errors import DoubleSignError
 from node.execution.executor import ExecutedBlock
 from store.chain_store import ChainStore
-from tests.simulation.byzantine import make_tamper
+from store.errors import DiskFull
+from tests.simulation.byzantine import Byzantine
 from tests.simulation.checks import Checks, Violation
 from tests.simulation.disk import PowerLoss
 from tests.simulation.fabric import Fabric, SimNetwork
@@ -25,6 +27,7 @@ from tests.simulation.faults import apply_fault, heal
 from tests.simulation.load import Load
 from tests.simulation.load_plan import LoadPlan, make_load_plan
 from tests.simulation.machines import (
+    NODE_IDS,
     VALIDATOR_KEYS,
     Machine,
     SimNode,
@@ -33,9 +36,11 @@ from tests.simulation.machines import (
 from tests.simulation.plan import Plan, make_plan
 from tests.simulation.promises import Promises
 from tests.simulation.replay import Archive, check_weights, replay
+from tests.simulation.schedules import SCHEDULES
 from tests.simulation.slow_aggregates import slow_down
 from tests.simulation.stranger import Stranger
 from tests.simulation.users import BALANCE, USER_KEYS, USERS, Users, make_accounts
+from tests.simulation.virtual_trio import set_pace
 
 CHAIN_ID = "simulation"
 GENESIS_TIME_MS = 1_700_000_000_000
@@ -70,6 +75,9 @@ class World:
         self.random = random.Random(f"{seed}/world")
         self.fabric = Fabric(random.Random(f"{seed}/fabric"))
         self.fabric.conditions = self.plan.conditions
+        if self.plan.cables is not None:
+            pairs = self.plan.cables
+            self.fabric.cables = frozenset(frozenset((NODE_IDS[a], NODE_IDS[b])) for a, b in pairs)
         self.folder = folder
         validators = VALIDATOR_KEYS[: len(self.plan.powers)]
         self.checks = Checks([key.address for key in (*USER_KEYS, *validators)], USERS * BALANCE)
@@ -85,6 +93,7 @@ class World:
             validators=tuple(
                 GenesisValidator(f"v{i}", VALIDATOR_KEYS[i].public_key, power)
                 for i, power in enumerate(self.plan.powers)
+                if power
             ),
             accounts=make_accounts(),
             parameters=self.load_plan.parameters,
@@ -118,13 +127,15 @@ class World:
             self.stranger,
             CHAIN_ID,
             self.plan.submission_gap_s,
-            len(self.machines),
+            sum(1 for power in self.plan.powers if power),
         )
 
     def _make_machine(self, number: int) -> Machine:
         folder = self.folder / str(number)
         folder.mkdir()
-        return Machine(number, folder, self.plan.skews_ms[number], number in self.plan.byzantine)
+        machine = Machine(number, folder, self.plan.skews_ms[number], number in self.plan.byzantine)
+        machine.pace.lag_s = self.plan.lags_s[number]
+        return machine
 
     @property
     def height(self) -> int:
@@ -153,16 +164,18 @@ class World:
             nursery.cancel_scope.cancel()
 
     async def start(self, machine: Machine) -> None:
-        """Start the node of a machine that is off."""
+        """Start the node of a machine, if it is off."""
+        async with machine.turns:
+            is_on = not machine.is_up and self._switch_on(machine)
+        if is_on:
+            await self.nursery.start(self._run_node, machine)
+
+    def _switch_on(self, machine: Machine) -> bool:
         network = SimNetwork(self.fabric, machine.peer_id)
         signer = SimSigner(
             machine.key, machine.folder / "state.json", CHAIN_ID, is_record_optional=True
         )
         signer.power = machine.disk.power
-        if machine.is_byzantine:
-            network.tamper = make_tamper(
-                self.plan.byzantine[machine.number], machine.key, CHAIN_ID, self.random
-            )
         storage = NodeStorage(
             ChainStore(machine.disk.blocks),
             machine.disk.payloads,
@@ -174,22 +187,27 @@ class World:
             node = SimNode(
                 self.config, self.genesis, storage, network, signer, lambda: self.now_ms(machine)
             )
-        except PowerLoss:
+        except (PowerLoss, DiskFull):
             # It failed while the store was being opened; a later start finds what is left.
-            return
+            return False
         node.machine, node.tell = machine, self._on_decided
         node.listen(self.promises.on_event)
         machine.node, machine.network = node, network
         machine.height = node.services.executor.position.height
         machine.scope = trio.CancelScope()
         self.checks.watch_signatures(machine, network)
+        if machine.is_byzantine:
+            behaviours = self.plan.byzantine[machine.number]
+            network.deceiver = Byzantine(behaviours, machine.key, CHAIN_ID, self.random)
+            network.deceiver.possess(node)
         self.note("start", machine.number, machine.height)
-        await self.nursery.start(self._run_node, machine)
+        return True
 
     async def _run_node(self, machine: Machine, task_status: object) -> None:
         node, scope = machine.node, machine.scope
         if node is None or scope is None:
             raise RuntimeError("the machine is off")
+        set_pace(machine.pace)
         try:
             with scope:
                 await node.run(task_status=task_status)  # type: ignore[arg-type]
@@ -199,17 +217,22 @@ class World:
             # A byzantine validator's own node is honest, and stops when it sees what was done.
             if not machine.is_byzantine:
                 raise
+        except* StorageError:
+            # A full disk stops its node; anything else wrong with it is a fault of the program.
+            if not machine.disk.power.has_refused:
+                raise
         if machine.scope is scope:
             machine.node = machine.network = machine.scope = None
 
     async def crash(self, machine: Machine, *, has_power_failed: bool) -> None:
         """Stop a machine at once, and bring its disk to what the next start finds."""
-        if machine.scope is not None:
-            machine.disk.switch_off()
-            machine.scope.cancel()
-            while machine.node is not None:  # noqa: ASYNC110
-                await trio.sleep(0.0001)
-        machine.disk.restart(self.random if has_power_failed else None)
+        async with machine.turns:
+            if machine.scope is not None:
+                machine.disk.switch_off()
+                machine.scope.cancel()
+                while machine.node is not None:  # noqa: ASYNC110
+                    await trio.sleep(0.0001)
+            machine.disk.restart(self.random if has_power_failed else None)
         machine.restarts += 1
         self.note("crash", machine.number, has_power_failed)
 
@@ -220,6 +243,14 @@ class World:
     # --- phases --------------------------------------------------------------------------------
 
     async def _break_things(self) -> None:
+        if self.plan.schedule:
+            source = random.Random(f"{self.plan.seed}/schedule")
+            schedule = SCHEDULES[self.plan.schedule](self, source, self.plan.schedule_height)
+            self.fabric.director = schedule
+            if not self.plan.faults:
+                await schedule.run()
+                return
+            self.nursery.start_soon(schedule.run)
         for at_s, fault in self.plan.faults:
             await trio.sleep_until(at_s)
             self.note("fault", *fault)
