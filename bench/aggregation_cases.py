@@ -6,7 +6,8 @@ Owns the inputs, the peers' calls, and the measurement inside one process. Never
 The peers get the same integers as float32, in the form they are fastest with: Flower's functions of
 `flwr.server.strategy.aggregate` a list of arrays, ByzFL's a torch tensor, or an array, which takes
 other code. They compute the vector alone; ours also checks every integer and judges every update,
-as the chain needs it.
+as the chain needs it. What that amounts to, the case `mean+scores` shows: there ByzFL starts from
+the same int16 rows, and decodes and checks them, takes the mean, and an inner product per update.
 """
 
 import json
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 from quorate.chain.task import DEFAULT_RULE, AggregationRule, Stage
 
 from aggregation import aggregate, compute_updates_min, keeps_aggregate, needs_seed
+from aggregation.arithmetic import INT16_ABS_MAX
 
 OURS: Final = "quorate"
 FLOWER: Final = "flower"
@@ -31,8 +33,10 @@ BYZFL: Final = "byzfl"
 BYZFL_NUMPY: Final = "byzfl-numpy"
 REPEATS_MAX: Final = 5
 SECONDS_MAX: Final = 3.0
+SAME_WORK: Final = "mean+scores"
 RULES: Final[dict[str, tuple[Stage, ...]]] = {
     "mean": (Stage.MEAN,),
+    SAME_WORK: (Stage.MEAN,),
     "median": (Stage.MEDIAN,),
     "trimmed_mean": (Stage.TRIMMED_MEAN,),
     "krum": (Stage.KRUM,),
@@ -48,7 +52,7 @@ RULES: Final[dict[str, tuple[Stage, ...]]] = {
 PEERS: Final[dict[str, tuple[str, ...]]] = {
     FLOWER: ("mean", "median", "trimmed_mean", "krum", "multi_krum", "bulyan"),
     BYZFL: tuple(rule for rule in RULES if rule not in ("bulyan", "default")),
-    BYZFL_NUMPY: tuple(rule for rule in RULES if rule not in ("bulyan", "default")),
+    BYZFL_NUMPY: tuple(rule for rule in RULES if rule not in ("bulyan", "default", SAME_WORK)),
 }
 
 
@@ -72,7 +76,7 @@ class Figures:
 
 def compute_num_byzantine(rule: str, n_updates: int) -> int:
     """Return a quarter of the updates, or as many as the rule tolerates if those are fewer."""
-    if rule == "mean":
+    if rule in ("mean", SAME_WORK):
         return 0
     f = n_updates // 4
     while f and compute_updates_min(AggregationRule(RULES[rule], f)) > n_updates:
@@ -108,6 +112,8 @@ def make_call(library: str, rule: str, n_updates: int, dimension: int) -> Callab
     rows = np.empty((n_updates, dimension), np.float32)
     for row, update in zip(rows, updates, strict=True):
         row[:] = update
+    if rule == SAME_WORK:
+        return _make_byzfl_same_work(updates, rows)
     del updates
     if library == FLOWER:
         return _make_flower_call(rule, f, rows)
@@ -162,6 +168,25 @@ def _make_byzfl_call(
         "bucketing+median": lambda: byzfl.Median()(byzfl.Bucketing(2)(tensor)),
     }
     return calls[rule]
+
+
+def _make_byzfl_same_work(
+    updates: list[NDArray[np.int16]], rows: NDArray[np.float32]
+) -> Callable[[], object]:
+    import byzfl  # noqa: PLC0415
+    import torch  # noqa: PLC0415
+
+    tensor = torch.from_numpy(rows)
+
+    def call() -> object:
+        for row, update in zip(rows, updates, strict=True):
+            row[:] = update
+            if int(update.min()) < -INT16_ABS_MAX:
+                raise ValueError("an update contains -32768")
+        mean = byzfl.Average()(tensor)
+        return mean, tensor @ mean
+
+    return call
 
 
 def measure(library: str, rule: str, n_updates: int, dimension: int) -> Figures:
