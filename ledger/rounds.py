@@ -14,9 +14,10 @@ No participant is waited for beyond the deadline, and nothing but blocks is need
 
 from operator import itemgetter
 
+from msgspec.structs import replace
 from quorate.chain.ids import Hash
 from quorate.chain.receipt import SealCause
-from quorate.chain.task import RoundPolicy, TaskSpec
+from quorate.chain.task import BelowMinimum, RoundPolicy, TaskSpec
 
 from aggregation import compute_cost
 from ledger.aggregates import (
@@ -99,6 +100,9 @@ def _process_training_round(env: Environment, task_id: Hash, task: TaskRecord) -
     elif not has_proposer_spread(env, task, policy):
         return
     elif is_below_minimum(task, policy):
+        if policy.below_minimum is BelowMinimum.EXTEND:
+            # Its periods are used up, those included that nobody made a block in.
+            task = replace(task, extension_count=policy.extensions_max)
         void_training_round(env, task_id, task, cause)
     else:
         seal_training_round(env, task_id, task, spec, cause)
