@@ -33,6 +33,7 @@ from node.agreement.patience import Patience
 from node.agreement.signer import Signer
 from node.config import Config
 from node.events import EventBus
+from node.exchange.announcements import PayloadAnnouncements
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.catching_up import CatchUp
 from node.exchange.payload_exchange import PayloadExchange
@@ -106,6 +107,8 @@ class NodeServices:
     runner: ConsensusRunner
     mempool: Mempool
     catch_up: CatchUp
+    exchange: PayloadExchange
+    announcements: PayloadAnnouncements
     events: EventBus
     metrics: Metrics
     signer: Signer | None
@@ -169,27 +172,15 @@ class Node:
         self._catch_up = CatchUp(network)
         self._catch_up.advance(executor.position.height)
         broadcaster = Broadcaster(network)
+        self._announcements = self._make_announcements(
+            storage, executor, signer, broadcaster, now_ms
+        )
         self._gossip = TransactionGossip(
             network, self._mempool, storage.payloads, broadcaster, config.mempool
         )
         parts = self._make_consensus_parts(config, storage, executor, signer, broadcaster, now_ms)
         self._runner = ConsensusRunner(parts)
-        self._reactor = Reactor(
-            ReactorParts(
-                network=network,
-                driver=parts.driver,
-                runner=self._runner,
-                executor=executor,
-                assembly=parts.assembly,
-                broadcaster=broadcaster,
-                catch_up=self._catch_up,
-                evidence=parts.evidence,
-                gossip=self._gossip,
-                server=Server(storage.chain, storage.payloads, self._gossip),
-                store=storage.chain,
-                now_ms=now_ms,
-            )
-        )
+        self._reactor = self._make_reactor(storage, parts)
         self.services = NodeServices(
             config=config,
             genesis=genesis,
@@ -200,11 +191,54 @@ class Node:
             runner=self._runner,
             mempool=self._mempool,
             catch_up=self._catch_up,
+            exchange=self._exchange,
+            announcements=self._announcements,
             events=self._events,
             metrics=self._reporter.metrics,
             signer=signer,
             uploads=_make_uploads(config, storage, self._retention, now_ms),
             now_ms=now_ms,
+        )
+
+    def _make_announcements(
+        self,
+        storage: NodeStorage,
+        executor: Executor,
+        signer: Signer | None,
+        broadcaster: Broadcaster,
+        now_ms: Callable[[], int],
+    ) -> PayloadAnnouncements:
+        announcements = PayloadAnnouncements(
+            executor.chain_id,
+            None if signer is None else signer.key,
+            self._network,
+            broadcaster,
+            self._mempool,
+            storage.payloads,
+            lambda: executor.position,
+            self._exchange.note_holder,
+            now_ms,
+        )
+        self._mempool.large.is_announced = announcements.is_announced
+        return announcements
+
+    def _make_reactor(self, storage: NodeStorage, parts: ConsensusParts) -> Reactor:
+        return Reactor(
+            ReactorParts(
+                network=self._network,
+                driver=parts.driver,
+                runner=self._runner,
+                executor=parts.executor,
+                assembly=parts.assembly,
+                broadcaster=parts.broadcaster,
+                catch_up=self._catch_up,
+                evidence=parts.evidence,
+                gossip=self._gossip,
+                announcements=self._announcements,
+                server=Server(storage.chain, storage.payloads, self._gossip),
+                store=storage.chain,
+                now_ms=parts.now_ms,
+            )
         )
 
     def _make_mempool(
@@ -257,20 +291,13 @@ class Node:
             validators=position.validators,
             lock=signer.lock if signer is not None else None,
         )
-        proposer = (
-            None
-            if signer is None
-            else Proposer(
-                signer.key,
-                executor,
-                self._mempool,
-                evidence,
-                judge,
-                frozen_rounds,
-                config.consensus.block_transactions_max,
-                now_ms,
+        proposer = None
+        if signer is not None:
+            limit = config.consensus.block_transactions_max
+            pool = self._mempool
+            proposer = Proposer(
+                signer.key, executor, pool, evidence, judge, frozen_rounds, limit, now_ms
             )
-        )
         ahead = PayloadsAhead(executor.chain_id, self._catch_up, self._exchange.want)
         empty_blocks = EmptyBlocks(
             config.consensus.create_empty_blocks, config.consensus.empty_block_interval_ms / 1000
@@ -326,6 +353,7 @@ class Node:
                 nursery.start_soon(self._exchange.run)
                 nursery.start_soon(self._catch_up.run)
                 nursery.start_soon(self._gossip.run)
+                nursery.start_soon(self._announcements.run)
                 nursery.start_soon(self._watch_mempool)
                 nursery.start_soon(self._watch_aggregates)
                 nursery.start_soon(self._runner.run)

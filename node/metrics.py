@@ -43,6 +43,7 @@ class Metrics:
         self._task_labels: dict[bytes, str] = {}
         self._last_time_ms: int | None = None
         self._refused_seen: dict[ErrorCode, int] = {}
+        self._pulled_seen = self._wrong_seen = 0
         self._make_consensus_figures()
         self._make_flow_figures()
         self._make_training_figures()
@@ -109,6 +110,27 @@ class Metrics:
                 self._mempool_refused.labels(self._chain_id, code.value).inc(new)
                 self._refused_seen[code] = total
 
+    def set_payloads(
+        self, *, unannounced: int, wanted: int, missing_bytes: int, pulled_bytes: int, wrong: int
+    ) -> None:
+        """Say how far large payloads have come.
+
+        Parameters
+        ----------
+        unannounced : int
+            Pending transactions whose payloads too few validators have announced.
+        wanted, missing_bytes : int
+            Payloads that are being pulled, and their bytes that are not here.
+        pulled_bytes, wrong : int
+            Bytes that peers have sent, and chunks with another hash, since the start.
+        """
+        self._unannounced.set(unannounced)
+        self._payloads_wanted.set(wanted)
+        self._payload_bytes_missing.set(missing_bytes)
+        self._pulled_bytes.inc(max(0, pulled_bytes - self._pulled_seen))
+        self._wrong_chunks.inc(max(0, wrong - self._wrong_seen))
+        self._pulled_seen, self._wrong_seen = pulled_bytes, wrong
+
     def set_network(self, peers: Sequence[PeerInfo]) -> None:
         """Say who is linked."""
         outbound = sum(peer.outbound for peer in peers)
@@ -163,6 +185,20 @@ class Metrics:
             "Transactions refused at the door, by reason.",
             ["chain_id", "code"],
             registry=self._registry,
+        )
+        self._unannounced = self._gauge(
+            "mempool_unannounced_txs",
+            "Pending transactions whose payloads too few validators have announced.",
+        )
+        self._payloads_wanted = self._gauge("payload_wanted", "Payloads that are being pulled.")
+        self._payload_bytes_missing = self._gauge(
+            "payload_missing_bytes", "Bytes of them that are not here."
+        )
+        self._pulled_bytes = self._counter(
+            "payload_pulled_bytes", "Bytes of payloads that peers have sent."
+        )
+        self._wrong_chunks = self._counter(
+            "payload_wrong_chunks", "Chunks that peers have sent with another hash."
         )
         self._peers = Gauge(
             "quorate_p2p_peers",

@@ -11,6 +11,7 @@ from hashlib import sha256
 from typing import Annotated
 
 from msgspec import Meta, Struct
+from quorate.chain.announcement import PayloadAnnouncement
 from quorate.chain.block import PARTS_MAX, BlockPart
 from quorate.chain.codec import decode, encode
 from quorate.chain.content import CHUNK_BYTES
@@ -26,6 +27,7 @@ TRANSACTIONS_PER_MESSAGE_MAX = 2048
 TRANSACTION_BATCH_BYTES_MAX = 512 * 1024
 HASHES_PER_MESSAGE_MAX = 1024
 EVIDENCE_PER_MESSAGE_MAX = 16
+ANNOUNCEMENTS_PER_MESSAGE_MAX = 16
 BLOCKS_PER_ANSWER_MAX = 128
 RIDING_PAYLOAD_BYTES_MAX = 64 * 1024
 """Payloads up to this size travel with their transaction; larger ones are pulled."""
@@ -87,6 +89,17 @@ class EvidenceMessage(Struct, array_like=True, frozen=True, forbid_unknown_field
     evidence: Annotated[tuple[bytes, ...], Meta(min_length=1, max_length=EVIDENCE_PER_MESSAGE_MAX)]
 
 
+class PayloadAnnouncementsMessage(
+    Struct, array_like=True, frozen=True, forbid_unknown_fields=True, tag=7
+):
+    """What validators have on their disks, in their own signed words."""
+
+    announcements: Annotated[
+        tuple[PayloadAnnouncement, ...],
+        Meta(min_length=1, max_length=ANNOUNCEMENTS_PER_MESSAGE_MAX),
+    ]
+
+
 Message = (
     ProposalMessage
     | PartMessage
@@ -94,6 +107,7 @@ Message = (
     | TransactionsMessage
     | PendingHashesMessage
     | EvidenceMessage
+    | PayloadAnnouncementsMessage
 )
 
 

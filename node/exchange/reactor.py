@@ -19,6 +19,7 @@ from node.agreement.block_assembly import BlockAssembly
 from node.agreement.consensus_runner import ConsensusRunner
 from node.agreement.evidence_pool import EvidencePool
 from node.agreement.inbox import Incoming, IncomingPart
+from node.exchange.announcements import PayloadAnnouncements
 from node.exchange.broadcasting import PARTS_PER_REPAIR_MAX, Broadcaster
 from node.exchange.catching_up import CatchUp
 from node.exchange.messages import (
@@ -27,6 +28,7 @@ from node.exchange.messages import (
     NodeStatus,
     PartMessage,
     PartsStatus,
+    PayloadAnnouncementsMessage,
     PendingHashesMessage,
     ProposalMessage,
     TransactionsMessage,
@@ -63,6 +65,7 @@ class ReactorParts:
     catch_up: CatchUp
     evidence: EvidencePool
     gossip: TransactionGossip
+    announcements: PayloadAnnouncements
     server: Server
     store: ChainStore
     now_ms: Callable[[], int]
@@ -78,6 +81,7 @@ class Reactor:
         """Begin to exchange statuses."""
         _log.info("peer_connected", peer=peer)
         self._parts.broadcaster.on_peer_connected(peer)
+        self._parts.announcements.on_peer_connected(peer)
         self._parts.network.send_status_now()
 
     def on_peer_disconnected(self, peer: PeerId) -> None:
@@ -108,6 +112,8 @@ class Reactor:
                 self._parts.gossip.receive_hashes(peer, hashes)
             case EvidenceMessage():
                 self._receive_evidence(peer, message)
+            case PayloadAnnouncementsMessage(announcements):
+                self._parts.announcements.receive(peer, announcements)
 
     def on_announcement(self, peer: PeerId, body: bytes) -> None:
         """Route a gossiped announcement: it only ever names pending transactions."""

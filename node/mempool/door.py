@@ -19,6 +19,8 @@ from quorate.chain.transaction import (
     Transfer,
 )
 
+from node.mempool.journal import PAYLOAD_JOURNALED_BYTES_MAX
+
 
 class Door(Protocol):
     """The committed state, as far as the mempool looks at it. All calls return at once."""
@@ -150,6 +152,11 @@ class PendingTransaction:
     is_durable: bool = False
     arrival: int = 0
     since_block: int = 0
+
+    @property
+    def has_large_payload(self) -> bool:
+        """Whether its payload is too large to ride along, and is announced instead."""
+        return self.payload_size > PAYLOAD_JOURNALED_BYTES_MAX
 
 
 Report = Callable[[str, int, str], None]

@@ -94,6 +94,10 @@ class HeldTransactions:
             self.remove(next(iter(self._held)))
         return True
 
+    def names_payload(self, payload_hash: Hash) -> bool:
+        """Tell whether anything waits for a payload."""
+        return payload_hash in self._by_payload
+
     def remove(self, transaction_hash: Hash) -> HeldTransaction | None:
         """Let a transaction go."""
         held = self._held.pop(transaction_hash, None)

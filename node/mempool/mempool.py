@@ -34,6 +34,7 @@ from node.mempool.door import (
 from node.mempool.held import HeldFor, HeldTransaction
 from node.mempool.intake import Intake
 from node.mempool.journal import PAYLOAD_JOURNALED_BYTES_MAX, Journal
+from node.mempool.large import LargePayloads
 from node.mempool.pool import TransactionPool
 from node.mempool.settlement import Settlement
 from node.mempool.slices import Slices
@@ -108,6 +109,7 @@ class Mempool:
         self._report = report
         self._on_dropped = on_dropped
         self._pool = TransactionPool(config)
+        self.large = LargePayloads(self._pool)
         self._admission = Admission(self._pool, door)
         self._intake = Intake(self._admission, self.pending_nonce, want_payload)
         self._held = self._intake.held
@@ -144,7 +146,7 @@ class Mempool:
     @property
     def ready_count(self) -> int:
         """Pending transactions that a block could hold now."""
-        return self._pool.ready_count
+        return self.large.ready_count
 
     @property
     def held_count(self) -> int:
@@ -162,6 +164,10 @@ class Mempool:
             or transaction_hash in self._decided
             or transaction_hash in self._held
         )
+
+    def names_payload(self, payload_hash: Hash) -> bool:
+        """Tell whether a pending transaction names a payload, or one is held that waits for it."""
+        return self._pool.names_payload(payload_hash) or self._held.names_payload(payload_hash)
 
     def pending_nonce(self, address: Address) -> int:
         """Return the nonce that an account's next transaction must have."""
@@ -267,7 +273,8 @@ class Mempool:
     def reap(self, bytes_max: int, count_max: int) -> list[PendingTransaction]:
         """Return transactions for a block; they stay pending until `update`.
 
-        In the order of arrival, which keeps each sender's nonces in order and without a gap.
+        In the order of arrival, which keeps each sender's nonces in order and without a gap. What
+        has a large payload stays until enough validators have announced it.
 
         Parameters
         ----------
@@ -276,7 +283,7 @@ class Mempool:
         count_max : int
             The most transactions.
         """
-        return self._pool.reap(bytes_max, count_max)
+        return self._pool.reap(bytes_max, count_max, self.large.is_announced)
 
     def update(
         self,
@@ -347,9 +354,13 @@ class Mempool:
         self._dismiss(entry, error)
         return True
 
+    def notice_announced(self) -> None:
+        """Look again at what waits for announcements: they may be enough now."""
+        self._signal()
+
     async def wait_for_transactions(self) -> None:
         """Return when a block would not be empty."""
-        while not self._pool.ready_count:
+        while not self.ready_count:
             if self._has_ready.is_set():
                 self._has_ready = trio.Event()
             await self._has_ready.wait()
@@ -415,7 +426,8 @@ class Mempool:
         self._on_dropped(entry, error)
 
     def _signal(self) -> None:
-        if self._pool.ready_count:
+        self.large.signal()
+        if self.ready_count:
             self._has_ready.set()
         if self._pool.unsent_count:
             self._has_outgoing.set()

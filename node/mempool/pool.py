@@ -6,7 +6,8 @@ of a sender's transactions is dropped, and closes when its nonce is submitted ag
 a transaction, never waits, never writes.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -62,6 +63,9 @@ class TransactionPool:
         self._senders: dict[Address, SenderRecord] = {}
         self._conditional: dict[Hash, PendingTransaction] = {}
         self._unsent: dict[Hash, PendingTransaction] = {}
+        self._large: dict[Hash, PendingTransaction] = {}
+        self._payload_users: Counter[Hash] = Counter()
+        self._new_large: dict[Hash, None] = {}
         self.bytes = 0
         self.payload_bytes = 0
         self.ready_count = 0
@@ -82,6 +86,28 @@ class TransactionPool:
     def conditional(self) -> tuple[PendingTransaction, ...]:
         """Those that a block may make invalid by more than nonce and balance, oldest first."""
         return tuple(self._conditional.values())
+
+    @property
+    def large(self) -> Iterable[PendingTransaction]:
+        """Those with payloads that do not ride along, oldest first."""
+        return self._large.values()
+
+    def names_payload(self, payload_hash: Hash) -> bool:
+        """Tell whether a pending transaction names a payload."""
+        return payload_hash in self._payload_users
+
+    @property
+    def has_new_large(self) -> bool:
+        """Whether `take_new_large` may return any."""
+        return bool(self._new_large)
+
+    def take_new_large(self) -> tuple[Hash, ...]:
+        """Return the large payloads named since the last call, pending or not any more."""
+        if not self._new_large:
+            return ()
+        taken = tuple(each for each in self._new_large if each in self._payload_users)
+        self._new_large.clear()
+        return taken
 
     @property
     def senders(self) -> tuple[Address, ...]:
@@ -155,6 +181,11 @@ class TransactionPool:
         entry.arrival, entry.since_block = self._arrivals, self.blocks
         self._entries[entry.hash] = entry
         self._unsent[entry.hash] = entry
+        if entry.payload_hash is not None:
+            self._payload_users[entry.payload_hash] += 1
+            if entry.has_large_payload:
+                self._large[entry.hash] = entry
+                self._new_large[entry.payload_hash] = None
         if entry.is_conditional:
             self._conditional[entry.hash] = entry
         self.bytes += len(entry.raw)
@@ -176,6 +207,11 @@ class TransactionPool:
             return None
         self._conditional.pop(transaction_hash, None)
         self._unsent.pop(transaction_hash, None)
+        self._large.pop(transaction_hash, None)
+        if entry.payload_hash is not None:
+            self._payload_users[entry.payload_hash] -= 1
+            if not self._payload_users[entry.payload_hash]:
+                del self._payload_users[entry.payload_hash]
         self.bytes -= len(entry.raw)
         self.payload_bytes -= entry.payload_size
         record = self._senders[entry.sender]
@@ -215,7 +251,12 @@ class TransactionPool:
         record = self._senders.get(sender)
         return None if record is None else record.by_nonce[max(record.by_nonce)]
 
-    def reap(self, bytes_max: int, count_max: int) -> list[PendingTransaction]:
+    def reap(
+        self,
+        bytes_max: int,
+        count_max: int,
+        is_announced: Callable[[Hash], bool] = lambda _payload_hash: True,
+    ) -> list[PendingTransaction]:
         """Return ready transactions for a block, in the order of arrival as nonces allow.
 
         Parameters
@@ -224,6 +265,9 @@ class TransactionPool:
             The most bytes they may take in the block, `ENTRY_OVERHEAD_BYTES` each included.
         count_max : int
             The most transactions.
+        is_announced : callable, optional
+            Whether a large payload has been announced; until then its transaction stays, and with
+            it its sender's next ones.
         """
         reaped: list[PendingTransaction] = []
         # The nonce each sender's next transaction must have.
@@ -241,7 +285,8 @@ class TransactionPool:
             following: PendingTransaction | None = entry
             while following is not None and len(reaped) < count_max:
                 size = len(following.raw) + ENTRY_OVERHEAD_BYTES
-                if size > left:
+                payload_hash = following.payload_hash if following.has_large_payload else None
+                if size > left or not (payload_hash is None or is_announced(payload_hash)):
                     break
                 left -= size
                 reaped.append(following)

@@ -38,6 +38,14 @@ def collect_figures(services: NodeServices) -> None:
     metrics.set_mempool(
         transactions=mempool.count, size=mempool.bytes_total, refused=mempool.refused
     )
+    exchange = services.exchange
+    metrics.set_payloads(
+        unannounced=mempool.large.unannounced_count,
+        wanted=exchange.wanted_count,
+        missing_bytes=exchange.bytes_missing,
+        pulled_bytes=exchange.figures.bytes,
+        wrong=exchange.figures.wrong,
+    )
     metrics.set_network(services.network.peers())
     metrics.set_catching_up(is_catching_up=services.catch_up.is_behind)
     state = services.executor.state

@@ -1,5 +1,6 @@
 """One value of every wire type, made from fixed seeds, for the tests of their encoding."""
 
+from quorate.chain.announcement import PayloadAnnouncement, sign_announcement
 from quorate.chain.block import (
     APP_VERSION,
     BLOCK_VERSION,
@@ -343,6 +344,9 @@ def make_wire_values() -> dict[str, object]:
         "vote": make_vote(KEYS[0], BLOCK_ID),
         "vote_nil": make_vote(KEYS[0], None, type_=VoteType.PREVOTE),
     }
+    values["payload_announcement"] = sign_announcement(
+        KEYS[0], CHAIN_ID, 1_700_000_000_000, (make_hash("payload"), make_hash("other"))
+    )
     for name, body in make_bodies().items():
         values[f"transaction_{name}"] = decode_transaction(make_signed(body))
     return values
@@ -358,6 +362,7 @@ WIRE_TYPES: tuple[type, ...] = (
     Header,
     MerkleProof,
     ModelLeaf,
+    PayloadAnnouncement,
     Proposal,
     BlockReceipts,
     SignedTransaction,

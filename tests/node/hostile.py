@@ -79,14 +79,16 @@ class Hostile:
 
 
 @asynccontextmanager
-async def open_attacked(folder: Path) -> AsyncIterator[tuple[Cluster, Hostile]]:
+async def open_attacked(
+    folder: Path, kind: type[Hostile] = Hostile
+) -> AsyncIterator[tuple[Cluster, Hostile]]:
     """Three honest validators of four, and a hostile peer with the fourth's key."""
     genesis = make_genesis(4)
     async with (
         open_cluster(folder, 3, genesis=genesis, config=FAST) as cluster,
         trio.open_nursery() as nursery,
     ):
-        hostile = Hostile(cluster)
+        hostile = kind(cluster)
         await nursery.start(hostile.network.run, hostile)
         await wait_until(lambda: len(hostile.heard) == 3)
         yield cluster, hostile

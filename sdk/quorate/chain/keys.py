@@ -30,6 +30,7 @@ class Domain(StrEnum):
     VOTE = "vote"
     PROPOSAL = "proposal"
     PARAMETERS = "parameters"
+    PAYLOADS = "payloads"
 
 
 _PREFIX = {domain: b"quorate/" + domain.value.encode() + b"\0" for domain in Domain}
