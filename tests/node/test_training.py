@@ -1,15 +1,18 @@
 """Training over whole nodes: updates travel, rounds seal, every node has the same weights."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trio
+from msgspec.structs import replace
+from quorate.chain.block import Block
 from quorate.chain.codec import decode
 from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.ids import Hash
+from quorate.chain.keys import PrivateKey
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import BlockReceipts, RoundOutcome, RoundReceipt
 from quorate.chain.task import (
@@ -22,7 +25,12 @@ from quorate.chain.task import (
     TensorSpec,
     UpdateCodec,
 )
-from quorate.chain.transaction import CreateTask, RegisterParticipant, SubmitUpdate
+from quorate.chain.transaction import (
+    CreateTask,
+    RegisterParticipant,
+    SubmitUpdate,
+    decode_transaction,
+)
 
 from ledger.queries import TaskView, get_task
 from tests.node.cluster import (
@@ -37,7 +45,7 @@ from tests.node.cluster import (
 PARTICIPANTS = USERS[:5]
 
 
-def make_spec(dimension: int, initial: bytes, **policy: object) -> TaskSpec:
+def make_spec(dimension: int, initial: bytes, name: str = "digits", **policy: object) -> TaskSpec:
     settings: dict[str, object] = {
         "deadline_ms": 60_000,
         "updates_min": 5,
@@ -45,7 +53,7 @@ def make_spec(dimension: int, initial: bytes, **policy: object) -> TaskSpec:
         "waive_proposer_spread": True,
     }
     return TaskSpec(
-        name="digits",
+        name=name,
         tensors=(TensorSpec("w", (dimension,), 16, 12),),
         initial_weights_root=compute_content_hash(initial),
         rule=AggregationRule((Stage.CLIP, Stage.NNM, Stage.TRIMMED_MEAN), 1),
@@ -59,34 +67,45 @@ def make_spec(dimension: int, initial: bytes, **policy: object) -> TaskSpec:
 class Trainer:
     """Submits what participants would, through different nodes of a cluster."""
 
-    def __init__(self, cluster: Cluster, dimension: int) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        dimension: int,
+        name: str = "digits",
+        keys: Sequence[PrivateKey] = PARTICIPANTS,
+    ) -> None:
         self.cluster = cluster
         self.dimension = dimension
-        self.nonces = dict.fromkeys(range(len(PARTICIPANTS)), 0)
+        self.name = name
+        self.keys = keys
+        self.nonces = dict.fromkeys(range(len(keys)), 0)
         self.task_id = Hash(b"")
 
-    async def _submit(
+    async def submit(
         self,
         user: int,
         body: CreateTask | RegisterParticipant | SubmitUpdate,
         payload: bytes | None,
     ) -> Hash:
         member = self.cluster.members[user % len(self.cluster.members)]
-        raw = sign(PARTICIPANTS[user], self.nonces[user], body)
+        raw = sign(self.keys[user], self.nonces[user], body)
         outcome = await member.running.services.mempool.submit_local(raw, payload)
         self.nonces[user] += 1
         return outcome.hash
 
     async def begin(self, **policy: object) -> None:
         initial = np.zeros(self.dimension, "<i4").tobytes()
-        body = CreateTask(make_spec(self.dimension, initial, **policy))
-        self.task_id = await self._submit(0, body, initial)
+        body = CreateTask(make_spec(self.dimension, initial, self.name, **policy))
+        self.task_id = await self.submit(0, body, initial)
         await self.wait(lambda: all(task is not None for task in self.find_tasks()))
-        for user in range(len(PARTICIPANTS)):
-            await self._submit(user, RegisterParticipant(self.task_id), None)
-        await self.wait(lambda: all(t.record.registered_count == 5 for t in self.tasks()))
+        for user in range(len(self.keys)):
+            await self.submit(user, RegisterParticipant(self.task_id), None)
+        count = len(self.keys)
+        await self.wait(lambda: all(t.record.registered_count == count for t in self.tasks()))
 
-    async def update(self, user: int, values: np.ndarray) -> None:
+    def make_update(
+        self, user: int, values: np.ndarray, **changes: object
+    ) -> tuple[SubmitUpdate, bytes]:
         task = self.tasks()[user % len(self.cluster.members)]
         payload = values.astype("<i2").tobytes()
         body = SubmitUpdate(
@@ -98,7 +117,10 @@ class Trainer:
             len(payload),
             10,
         )
-        await self._submit(user, body, payload)
+        return replace(body, **changes), payload
+
+    async def update(self, user: int, values: np.ndarray) -> None:
+        await self.submit(user, *self.make_update(user, values))
 
     def find_tasks(self) -> list[TaskView | None]:
         return [
@@ -125,6 +147,18 @@ class Trainer:
             values = np.arange(self.dimension) % 7 * sign_ * scale // 100 + user
             await self.update(user, values)
         await self.wait_for_round(number + 1)
+
+    def count_transactions(self, sender: PrivateKey) -> list[int]:
+        """How many transactions of a sender each block has that has one."""
+        chain = self.cluster.members[0].running.services.storage.chain
+        counts = []
+        for height in range(1, chain.height + 1):
+            stored = chain.load_block(height)
+            assert stored is not None
+            block = decode(Block, stored, len(stored))
+            own = [decode_transaction(raw).sender == sender.address for raw in block.transactions]
+            counts.append(sum(own))
+        return [count for count in counts if count]
 
     def get_receipts(self, member: int) -> list[RoundReceipt]:
         chain = self.cluster.members[member].running.services.storage.chain
