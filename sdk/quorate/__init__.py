@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from quorate.async_client import AsyncClient
     from quorate.chain.genesis import Genesis
     from quorate.chain.keys import PrivateKey
+    from quorate.chain.round_policy import BelowMinimum, RoundMode, StalenessWeighting
     from quorate.chain.task import AggregationRule, RoundPolicy, Stage, TaskSpec
     from quorate.client import Client
     from quorate.errors import (
@@ -30,7 +31,15 @@ if TYPE_CHECKING:
     from quorate.participant import AsyncParticipant, Participant
     from quorate.progress import Progress, ProgressBar
     from quorate.submissions import Measurement, UpdateDraft
-    from quorate.task_draft import TaskDraft, draft_task, make_momentum, make_sgd
+    from quorate.task_draft import (
+        TaskDraft,
+        draft_task,
+        make_adagrad,
+        make_adam,
+        make_momentum,
+        make_sgd,
+        make_yogi,
+    )
     from quorate.training_session import FitResult, RoundInfo, RoundResult
     from quorate.verification import VerifiedWeights, WeightsProof, verify_weights
     from quorate.weights_file import StoredWeights
@@ -39,6 +48,7 @@ _MODULES = {
     "async_client": ("AsyncClient",),
     "chain.genesis": ("Genesis",),
     "chain.keys": ("PrivateKey",),
+    "chain.round_policy": ("BelowMinimum", "RoundMode", "StalenessWeighting"),
     "chain.task": ("AggregationRule", "RoundPolicy", "Stage", "TaskSpec"),
     "client": ("Client",),
     "errors": (
@@ -58,7 +68,15 @@ _MODULES = {
     "participant": ("AsyncParticipant", "Participant"),
     "progress": ("Progress", "ProgressBar"),
     "submissions": ("Measurement", "UpdateDraft"),
-    "task_draft": ("TaskDraft", "draft_task", "make_momentum", "make_sgd"),
+    "task_draft": (
+        "TaskDraft",
+        "draft_task",
+        "make_adagrad",
+        "make_adam",
+        "make_momentum",
+        "make_sgd",
+        "make_yogi",
+    ),
     "training_session": ("FitResult", "RoundInfo", "RoundResult"),
     "verification": ("VerifiedWeights", "WeightsProof", "verify_weights"),
     "weights_file": ("StoredWeights",),
@@ -69,6 +87,7 @@ __all__ = [
     "AggregationRule",
     "AsyncClient",
     "AsyncParticipant",
+    "BelowMinimum",
     "Client",
     "ConnectionFailedError",
     "EncodingError",
@@ -84,10 +103,12 @@ __all__ = [
     "ProtocolError",
     "QuorateError",
     "RoundInfo",
+    "RoundMode",
     "RoundPolicy",
     "RoundResult",
     "RpcError",
     "Stage",
+    "StalenessWeighting",
     "StoredWeights",
     "TaskClosedError",
     "TaskDraft",
@@ -100,8 +121,11 @@ __all__ = [
     "draft_task",
     "load_key",
     "load_or_create_key",
+    "make_adagrad",
+    "make_adam",
     "make_momentum",
     "make_sgd",
+    "make_yogi",
     "read_genesis",
     "save_key",
     "verify_weights",

@@ -7,6 +7,8 @@ Owns the conversion of what a person chooses (rates as floats) into what the cha
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from quorate.chain.codec import decode, encode
 from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import DecodeError
@@ -54,6 +56,56 @@ def make_momentum(learning_rate: float = 1.0, momentum: float = 0.9) -> ServerOp
     return ServerOptimizer(OptimizerName.MOMENTUM, _scale(learning_rate), _scale(momentum))
 
 
+def make_adagrad(
+    learning_rate: float = 0.1, momentum: float = 0.0, *, adaptivity: float = 0.001
+) -> ServerOptimizer:
+    """Return FedAdagrad: steps shorten with the squares of all aggregates so far.
+
+    `adaptivity`, positive, bounds how much a step can grow; in units of the model's weights.
+    """
+    return ServerOptimizer(
+        OptimizerName.ADAGRAD,
+        _scale(learning_rate),
+        _scale(momentum),
+        0,
+        _scale_positive("adaptivity", adaptivity),
+    )
+
+
+def make_adam(
+    learning_rate: float = 0.1,
+    momentum: float = 0.9,
+    second_moment_decay: float = 0.99,
+    *,
+    adaptivity: float = 0.001,
+) -> ServerOptimizer:
+    """Return FedAdam: as `make_adagrad`, with squares that fade by `second_moment_decay`."""
+    return ServerOptimizer(
+        OptimizerName.ADAM,
+        _scale(learning_rate),
+        _scale(momentum),
+        _scale(second_moment_decay),
+        _scale_positive("adaptivity", adaptivity),
+    )
+
+
+def make_yogi(
+    learning_rate: float = 0.1,
+    momentum: float = 0.9,
+    second_moment_decay: float = 0.99,
+    *,
+    adaptivity: float = 0.001,
+) -> ServerOptimizer:
+    """Return FedYogi: as `make_adam`, with squares that fade no faster than they grow."""
+    return ServerOptimizer(
+        OptimizerName.YOGI,
+        _scale(learning_rate),
+        _scale(momentum),
+        _scale(second_moment_decay),
+        _scale_positive("adaptivity", adaptivity),
+    )
+
+
 def draft_task(
     name: str,
     arrays: Arrays | Mapping[str, Array],
@@ -76,12 +128,13 @@ def draft_task(
         The initial weights.
     policy : RoundPolicy
         When a training round closes: deadline in milliseconds, how many updates at least and at
-        most.
+        most; whom it waits for, and whether it is synchronous.
     rule : AggregationRule, optional
         How updates become one; by default clip, then NNM, then trimmed mean, with no Byzantine
         participant tolerated. Say how many you want to tolerate: `num_byzantine`.
     optimizer : ServerOptimizer, optional
-        By default `make_sgd(1.0)`: the aggregate is added as it is.
+        By default `make_sgd(1.0)`: the aggregate is added as it is. Others: `make_momentum`,
+        `make_adagrad`, `make_adam`, `make_yogi`.
     schema : ModelSchema, optional
         By default `ModelSchema.from_arrays(arrays)`.
     example_count_max : int
@@ -94,7 +147,7 @@ def draft_task(
     Raises
     ------
     EncodingError
-        If anything is beyond its bounds.
+        If anything is beyond its bounds; the sentence names the field and the bound.
 
     Examples
     --------
@@ -123,6 +176,7 @@ def draft_task(
         example_count_max=example_count_max,
         top_k=_compute_top_k(codec, density, schema.dimension),
     )
+    _validate_bounds(spec)
     try:
         checked = decode(TaskSpec, encode(spec), TRANSACTION_BYTES_MAX)
     except (DecodeError, TypeError) as error:
@@ -140,5 +194,33 @@ def _compute_top_k(codec: UpdateCodec, density: float | None, dimension: int) ->
     return max(1, round(density * dimension))
 
 
+def _validate_bounds(spec: TaskSpec) -> None:
+    """Say which field of a specification is beyond which bound; the codec says where, not what."""
+    for part, value in (
+        ("policy", spec.policy),
+        ("rule", spec.rule),
+        ("optimizer", spec.optimizer),
+        ("task", spec),
+    ):
+        for field in msgspec.structs.fields(value):
+            try:
+                msgspec.convert(getattr(value, field.name), field.type, builtin_types=(bytes,))
+            except msgspec.ValidationError as error:
+                units = f" (in units of 1/{FIXED_POINT_ONE})" if part == "optimizer" else ""
+                raise EncodingError(
+                    f"the {part}'s {field.name} is {getattr(value, field.name)!r:.80}:"
+                    f" {error}{units}"
+                ) from error
+
+
 def _scale(value: float) -> int:
     return round(value * FIXED_POINT_ONE)
+
+
+def _scale_positive(name: str, value: float) -> int:
+    scaled = _scale(value)
+    if scaled <= 0:
+        raise EncodingError(
+            f"the optimizer's {name} is {value:g}; it needs at least {1 / FIXED_POINT_ONE:g}"
+        )
+    return scaled
