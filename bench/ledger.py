@@ -37,6 +37,9 @@ class NoPayloads:
     def get(self, _payload_hash: Hash, /) -> None:
         """Return None."""
 
+    def size(self, _payload_hash: Hash, /) -> None:
+        """Return None."""
+
     def open_memmap(self, _payload_hash: Hash, /) -> None:
         """Return None."""
 

@@ -145,6 +145,11 @@ class _Files:
         data = self.open_memmap(payload_hash)
         return None if data is None else data.tobytes()
 
+    def size(self, payload_hash: Hash, /) -> int | None:
+        """Return how many bytes there are, or None."""
+        data = self.open_memmap(payload_hash)
+        return None if data is None else data.size
+
     def open_memmap(self, payload_hash: Hash, /) -> NDArray[np.uint8] | None:
         """Return the bytes by slices, or None."""
         return self._mapped.get(payload_hash)

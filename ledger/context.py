@@ -55,5 +55,8 @@ class PayloadSource(Protocol):
         Background aggregation calls this from another thread.
         """
 
+    def size(self, payload_hash: Hash, /) -> int | None:
+        """Return how many bytes it has, without reading them, or None, as `get` does."""
+
     def open_memmap(self, payload_hash: Hash, /) -> PayloadBytes | None:
         """Return the bytes by slices, which need not be in memory, or None, as `get` does."""

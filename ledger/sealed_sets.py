@@ -155,6 +155,11 @@ class _BlockPayloads:
         artifact = self._artifacts.get(payload_hash)
         return self._payloads.get(payload_hash) if artifact is None else artifact
 
+    def size(self, payload_hash: Hash, /) -> int | None:
+        """Return how many bytes there are, or None."""
+        artifact = self._artifacts.get(payload_hash)
+        return self._payloads.size(payload_hash) if artifact is None else len(artifact)
+
     def open_memmap(self, payload_hash: Hash, /) -> PayloadBytes | None:
         """Return the bytes by slices, or None."""
         artifact = self._artifacts.get(payload_hash)

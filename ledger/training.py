@@ -133,21 +133,23 @@ def _validate_form(task: TaskRecord, spec: TaskSpec, body: SubmitUpdate) -> None
 
 
 def _validate_payload(env: Environment, layout: UpdateLayout, body: SubmitUpdate) -> None:
-    payload = env.get_payload(body.payload_hash)
+    size = env.get_payload_size(body.payload_hash)
+    if size is not None and size != body.payload_size:
+        raise TransactionError(
+            ErrorCode.PAYLOAD_MISMATCH,
+            f"The payload has {size} bytes, the transaction says {body.payload_size}:"
+            " build it from the bytes you send.",
+        )
+    # The bytes belong to the hash, so that what was found valid once stays so. Large ones are not
+    # read again: a block that names many of them would take seconds.
+    valid_updates, found = env.view.state.valid_updates, (body.payload_hash, layout)
+    if size is not None and found in valid_updates:
+        return
+    payload = None if size is None else env.get_payload(body.payload_hash)
     if payload is None:
         raise PendingError(
             f"the payload {body.payload_hash.hex()} is not here", (body.payload_hash,)
         )
-    if len(payload) != body.payload_size:
-        raise TransactionError(
-            ErrorCode.PAYLOAD_MISMATCH,
-            f"The payload has {len(payload)} bytes, the transaction says {body.payload_size}:"
-            " build it from the bytes you send.",
-        )
-    # The bytes belong to the hash, so that what was found valid once stays so.
-    valid_updates, found = env.view.state.valid_updates, (body.payload_hash, layout)
-    if found in valid_updates:
-        return
     try:
         decode_update(payload, layout)
     except UpdateError as error:

@@ -43,6 +43,10 @@ class OfferedPayload:
             return self._data
         return self._payloads.get(payload_hash)
 
+    def size(self, payload_hash: Hash, /) -> int | None:
+        """Return how many bytes a payload has, or None."""
+        return len(self._data) if payload_hash == self._hash else self._payloads.size(payload_hash)
+
     def open_memmap(self, payload_hash: Hash, /) -> NDArray[np.uint8] | None:
         """Return a payload by slices, or None."""
         if payload_hash == self._hash:

@@ -50,6 +50,10 @@ class SlicedPayloads:
         """
         return self._payloads.get(payload_hash)
 
+    def size(self, payload_hash: Hash, /) -> int | None:
+        """Return how many bytes a payload has, or None; nothing is read."""
+        return self._payloads.size(payload_hash)
+
     def open_memmap(self, payload_hash: Hash, /) -> PayloadBytes | None:
         """Return a payload by slices, or None; verified now, and not when slices are read.
 

@@ -104,6 +104,10 @@ class Payloads:
     def get(self, payload_hash: Hash, /) -> bytes | None:
         return self.held.get(payload_hash)
 
+    def size(self, payload_hash: Hash, /) -> int | None:
+        data = self.held.get(payload_hash)
+        return None if data is None else len(data)
+
     def open_memmap(self, payload_hash: Hash, /) -> NDArray[np.uint8] | None:
         data = self.held.get(payload_hash)
         return None if data is None else np.frombuffer(data, np.uint8)

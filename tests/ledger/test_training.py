@@ -104,6 +104,31 @@ def test_an_update_waits_for_its_payload_even_one_seen_before() -> None:
     chain.assert_pending(signed, update.payload_hash)
 
 
+def test_a_payload_that_was_found_valid_is_not_read_again() -> None:
+    chain = Chain()
+    task_id = chain.create_task()
+    update = chain.make_update(task_id, ONES)
+    signed = chain.sign(PARTICIPANTS[0], update)
+    chain.ask_door(signed)
+    held = chain.payloads.held[update.payload_hash]
+    # Of a large payload every block that names it would read megabytes.
+    chain.payloads.held[update.payload_hash] = Unreadable(len(held))  # type: ignore[assignment]
+    chain.ask_door(signed)
+    chain.state.valid_updates.clear()
+    with pytest.raises(AttributeError):
+        chain.ask_door(signed)
+
+
+class Unreadable:
+    """Something of which only the number of bytes is known."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+
 def test_a_payload_is_not_asked_for_when_the_update_is_refused_anyway() -> None:
     chain = Chain()
     task_id = chain.create_task()
