@@ -231,7 +231,7 @@ class NetworkConfig:
     peer_exchange: bool = True
     heartbeat_s: float = 0.25
     peer_timeout_s: float = 4.0
-    bulk_bytes_per_s_max: int = 20_000_000
+    bulk_bytes_per_s_max: int = 50_000_000
     ban_s: float = 60.0
 
     def __post_init__(self) -> None:

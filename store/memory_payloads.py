@@ -88,7 +88,12 @@ class MemoryPayloadStore:
         """Return whether a payload is stored."""
         return payload_hash in self._payloads
 
-    def get(self, payload_hash: bytes) -> bytes | None:
+    def get(
+        self,
+        payload_hash: bytes,
+        *,
+        verify: bool = True,  # noqa: ARG002 - memory has no files to verify
+    ) -> bytes | None:
         """Return a payload, or None."""
         return self._payloads.get(payload_hash)
 

@@ -48,8 +48,8 @@ class Payloads(Protocol):
         """Return whether a payload is stored."""
         ...
 
-    def get(self, payload_hash: bytes) -> bytes | None:
-        """Return a payload, or None."""
+    def get(self, payload_hash: bytes, *, verify: bool = True) -> bytes | None:
+        """Return a payload, or None; `verify` compares what is read with its hash."""
         ...
 
     def size(self, payload_hash: bytes) -> int | None:

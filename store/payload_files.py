@@ -74,15 +74,16 @@ class PayloadFiles:
         except OSError as error:
             raise translate_os_error(error, self._get_path(payload_hash)) from error
 
-    def read(self, payload_hash: bytes) -> bytes | None:
-        """Return a payload, verified, or None."""
+    def read(self, payload_hash: bytes, *, verify: bool) -> bytes | None:
+        """Return a payload, or None."""
         path = self._get_path(payload_hash)
         with translated_errors(path):
             try:
                 data = path.read_bytes()
             except FileNotFoundError:
                 return None
-        self._verify(payload_hash, data)
+        if verify:
+            self._verify(payload_hash, data)
         return data
 
     def map(self, payload_hash: bytes, *, verify: bool) -> NDArray[np.uint8] | None:

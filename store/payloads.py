@@ -157,8 +157,14 @@ class PayloadStore:
         """
         return self.size(payload_hash) is not None
 
-    def get(self, payload_hash: bytes) -> bytes | None:
-        """Return a payload, verified, or None.
+    def get(self, payload_hash: bytes, *, verify: bool = True) -> bytes | None:
+        """Return a payload, or None.
+
+        Parameters
+        ----------
+        payload_hash : bytes, 32
+        verify : bool
+            Whether to compare the hash of what a file holds, which was right when it was stored.
 
         Raises
         ------
@@ -167,7 +173,7 @@ class PayloadStore:
         StorageInaccessible, DatabaseDamaged, StorageClosed
         """
         inline = self._get_inline(payload_hash)
-        return self._files.read(payload_hash) if inline is None else inline
+        return self._files.read(payload_hash, verify=verify) if inline is None else inline
 
     def size(self, payload_hash: bytes) -> int | None:
         """Return the bytes of a payload, or None when it is not stored.

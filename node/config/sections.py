@@ -128,7 +128,7 @@ class P2pSection:
     )
     bulk_bytes_per_s_max: int = _setting(
         Size(1 << 16, 100 * _GIB),
-        20_000_000,
+        50_000_000,
         "Bytes a second for payloads and blocks, so that votes keep flowing.",
     )
     ban_ms: int = _setting(Duration(1, 24 * _HOUR), 60 * _SECOND, "How long a peer is banned.")

@@ -19,6 +19,34 @@ from store.errors import PayloadRefused
 from store.payload_contract import Payloads
 
 
+class StoredPayloads:
+    """The stored payloads, as they were when they were stored.
+
+    Whoever aggregates from a payload verifies it, and so does whoever sends it to others; here it
+    is only looked at, in the middle of everything else, and hashing a large one takes long.
+
+    Parameters
+    ----------
+    payloads : Payloads
+        Where they are.
+    """
+
+    def __init__(self, payloads: Payloads) -> None:
+        self._payloads = payloads
+
+    def get(self, payload_hash: Hash, /) -> bytes | None:
+        """Return a payload, or None."""
+        return self._payloads.get(payload_hash, verify=False)
+
+    def size(self, payload_hash: Hash, /) -> int | None:
+        """Return how many bytes a payload has, or None."""
+        return self._payloads.size(payload_hash)
+
+    def open_memmap(self, payload_hash: Hash, /) -> NDArray[np.uint8] | None:
+        """Return a payload by slices, or None."""
+        return self._payloads.open_memmap(payload_hash)
+
+
 class OfferedPayload:
     """The stored payloads, and one that came with the transaction in question.
 
@@ -101,7 +129,7 @@ class LedgerDoor:
             evidence=(),
         )
         body = signed.transaction.body
-        source: Payloads | OfferedPayload = self._payloads
+        source: StoredPayloads | OfferedPayload = StoredPayloads(self._payloads)
         if payload is not None and isinstance(body, SubmitUpdate | CreateTask):
             source = OfferedPayload(self._payloads, body.payload_hash, payload)
         validate_transaction(

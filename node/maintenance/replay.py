@@ -77,9 +77,9 @@ class _ScratchPayloads(MemoryPayloadStore):
     def has(self, payload_hash: bytes) -> bool:
         return super().has(payload_hash) or self._stored.has(payload_hash)
 
-    def get(self, payload_hash: bytes) -> bytes | None:
+    def get(self, payload_hash: bytes, *, verify: bool = True) -> bytes | None:
         data = super().get(payload_hash)
-        return self._stored.get(payload_hash) if data is None else data
+        return self._stored.get(payload_hash, verify=verify) if data is None else data
 
     def size(self, payload_hash: bytes) -> int | None:
         size = super().size(payload_hash)

@@ -261,6 +261,17 @@ def test_a_damaged_file_is_told_with_the_way_out(tmp_path: Path, damage: str) ->
         assert array.tobytes() == harmed[damage]
 
 
+def test_what_is_only_looked_at_is_not_hashed(tmp_path: Path) -> None:
+    disk = FilePayloadDisk(tmp_path)
+    payloads = disk.reopen()
+    payload_hash = payloads.put(bytes(500))
+    file = disk.folder / payload_hash.hex()
+    file.write_bytes(flip(file.read_bytes(), 3))
+    assert payloads.get(payload_hash, verify=False) not in (None, bytes(500))
+    with pytest.raises(PayloadDamaged):
+        payloads.get(payload_hash)
+
+
 def test_what_a_crashed_put_left_is_swept_and_other_files_are_not(tmp_path: Path) -> None:
     disk = FilePayloadDisk(tmp_path)
     payload_hash = disk.reopen().put(bytes(1000))
