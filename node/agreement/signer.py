@@ -1,8 +1,9 @@
 """The signer: votes and proposals of this validator, never two that contradict each other.
 
 Owns the validator key and the last-signed record: height, round, step, sign-bytes and signature,
-in a file of its own. The record is checked, and durably replaced, before a signature is given
-out. Rollbacks and resets of the node never touch it. Never decides what to vote for.
+in a file of its own (`store.slotted_file`). The record is checked, and durably replaced, before a
+signature is given out. Rollbacks and resets of the node never touch it. Never decides what to vote
+for.
 
 The rules, for a step of a height and round:
 
@@ -18,16 +19,14 @@ An own message that comes from a peer and is newer than the record tells that th
 the newest one, or that somebody else signs with the key: the node stops.
 """
 
-from enum import IntEnum
-from hashlib import sha256
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from quorate.chain.codec import decode
 from quorate.chain.errors import DecodeError, InvariantError
-from quorate.chain.ids import Height, Round, Signature, Uint64, WireHeight, WireRound
+from quorate.chain.ids import Height, Round, Signature, WireHeight, WireRound
 from quorate.chain.keys import Domain, PrivateKey, is_signature_valid
 from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import (
@@ -43,66 +42,22 @@ from quorate.chain.vote import (
 
 from consensus.algorithm import Lock
 from consensus.effects import UnsignedProposal, UnsignedVote
+from node.agreement.sign_record import (
+    RECORD_VERSION,
+    SIGN_BYTES_MAX,
+    SignRecord,
+    SignStep,
+    decode_record,
+    make_damage_error,
+    read_record_file,
+)
 from node.errors import DoubleSignError, SignRecordError
-from store.disk import replace_file
-
-RECORD_VERSION: Final = 2
-RECORD_BYTES_MAX: Final = 16_384
-"""Longest last-signed record, in bytes."""
-
-SIGN_BYTES_MAX: Final = 4096
-"""Longest bytes to sign; a proposal needs some 200."""
-
-
-class SignStep(IntEnum):
-    """What a validator signs in a round, in the order in which it does."""
-
-    NOTHING = 0
-    PROPOSAL = 1
-    PREVOTE = 2
-    PRECOMMIT = 3
-
+from store.slotted_file import SlottedRecord, create_slotted, write_slotted
 
 _STEP_OF_VOTE: Final = {
     VoteType.PREVOTE: SignStep.PREVOTE,
     VoteType.PRECOMMIT: SignStep.PRECOMMIT,
 }
-
-
-_HexSignBytes = Annotated[str, Meta(max_length=2 * SIGN_BYTES_MAX, pattern=r"^([0-9a-f]{2})*\Z")]
-
-
-class SignRecord(Struct, frozen=True, forbid_unknown_fields=True):
-    """The last thing signed; byte strings in hexadecimal, all fields under `checksum`.
-
-    `lock` has the sign-bytes of the last precommit for a block at this height, or nothing.
-    """
-
-    version: Annotated[int, Meta(ge=RECORD_VERSION, le=RECORD_VERSION)]
-    chain_id: str
-    address: str
-    height: Uint64
-    round: WireRound
-    step: SignStep
-    sign_bytes: _HexSignBytes
-    signature: Annotated[str, Meta(pattern=r"^([0-9a-f]{128})?\Z")]
-    lock: _HexSignBytes
-    checksum: str = ""
-
-    @property
-    def position(self) -> tuple[int, int, int]:
-        """What the rules compare."""
-        return self.height, self.round, self.step
-
-    def compute_checksum(self) -> str:
-        """Return the SHA-256 of all other fields: a changed record must not pass for a true one."""
-        return sha256(msgspec.json.encode(msgspec.structs.replace(self, checksum=""))).hexdigest()
-
-
-class _Versioned(Struct, frozen=True):
-    """What every version of the record has."""
-
-    version: int
 
 
 class _VoteContent(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -118,7 +73,7 @@ class _VoteContent(Struct, array_like=True, frozen=True, forbid_unknown_fields=T
 class Signer:
     """Signs for one validator on one chain, after making the fact durable.
 
-    Every call that signs something new takes as long as the disk takes for two small syncs.
+    Every call that signs something new takes as long as the disk takes for a small sync.
 
     Parameters
     ----------
@@ -156,7 +111,9 @@ class Signer:
         self._key = key
         self._path = state_path
         self._chain_id = chain_id
-        record = read_sign_record(state_path)
+        self._slotted: SlottedRecord | None = None
+        found = read_record_file(state_path)
+        record = None if found is None else decode_record(state_path, found.data)
         if record is None:
             if not (is_record_optional or is_vouched):
                 raise SignRecordError(
@@ -173,6 +130,10 @@ class Signer:
                 f"chain {record.chain_id}, not to {key.address.hex()} on {chain_id}: put key, "
                 "record and genesis of one validator together."
             )
+        elif found is not None and found.number > 0:
+            self._slotted = found
+        else:
+            self._write(record)
         self._record = record
 
     @property
@@ -192,7 +153,7 @@ class Signer:
             return None
         content = _decode_vote(bytes.fromhex(self._record.lock))
         if content is None or content.block_id is None:
-            raise _damaged(self._path)
+            raise make_damage_error(self._path)
         return Lock(content.height, content.round, content.block_id)
 
     def notice(self, message: Vote | Proposal) -> None:
@@ -368,7 +329,11 @@ class Signer:
         return msgspec.structs.replace(record, checksum=record.compute_checksum())
 
     def _write(self, record: SignRecord) -> None:
-        replace_file(self._path, msgspec.json.encode(record) + b"\n")
+        raw = msgspec.json.encode(record)
+        if self._slotted is None:
+            self._slotted = create_slotted(self._path, raw)
+        else:
+            self._slotted = write_slotted(self._path, self._slotted, raw)
 
 
 def _decode_vote(sign_bytes: bytes) -> _VoteContent | None:
@@ -376,52 +341,3 @@ def _decode_vote(sign_bytes: bytes) -> _VoteContent | None:
         return decode(_VoteContent, sign_bytes, SIGN_BYTES_MAX)
     except DecodeError:
         return None
-
-
-def read_sign_record(path: Path) -> SignRecord | None:
-    """Return the last-signed record of a file, or None when there is none.
-
-    Raises
-    ------
-    SignRecordError
-        If it cannot be read or is damaged.
-    """
-    try:
-        with path.open("rb") as file:
-            raw = file.read(RECORD_BYTES_MAX + 1)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise SignRecordError(
-            f"The last-signed record {path} cannot be read ({error.strerror}): give the node's "
-            "user the right to."
-        ) from error
-    try:
-        record = msgspec.json.decode(raw, type=SignRecord)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        _require_version(path, raw)
-        raise _damaged(path) from error
-    if len(raw) > RECORD_BYTES_MAX or record.checksum != record.compute_checksum():
-        raise _damaged(path)
-    return record
-
-
-def _require_version(path: Path, raw: bytes) -> None:
-    """Raise if a record was whole once, but written by another version of this program."""
-    try:
-        version = msgspec.json.decode(raw, type=_Versioned).version
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return
-    if version != RECORD_VERSION:
-        raise SignRecordError(
-            f"The last-signed record {path} has version {version}, and this program understands "
-            f"version {RECORD_VERSION}: start the node with the version that wrote it."
-        )
-
-
-def _damaged(path: Path) -> SignRecordError:
-    return SignRecordError(
-        f"The last-signed record {path} is damaged: restore it from a backup made after the "
-        "validator's last vote, or keep this validator stopped and let the others remove it; "
-        "signing without the record could be signing twice."
-    )

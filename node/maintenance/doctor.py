@@ -11,7 +11,7 @@ from typing import Final
 from quorate.chain.errors import QuorateError
 from quorate.chain.genesis import Genesis
 
-from node.agreement.signer import read_sign_record
+from node.agreement.sign_record import read_sign_record
 from node.config import Config, load_config
 from node.errors import HomeInUse
 from node.home import Home

@@ -16,7 +16,7 @@ from quorate.chain.errors import QuorateError
 from quorate.chain.ids import Height
 
 from node.agreement.height_log import HeightLog
-from node.agreement.signer import read_sign_record
+from node.agreement.sign_record import read_sign_record
 from node.execution.chain_position import POSITION_DOCUMENT, decode_position
 from node.home import Home
 from node.key_files import read_validator_key

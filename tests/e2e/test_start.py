@@ -15,7 +15,7 @@ import pytest
 from quorate.client import Client
 from quorate.errors import ConnectionFailedError
 
-from node.agreement.signer import read_sign_record
+from node.agreement.sign_record import read_sign_record
 from node.config import load_config, write_config
 from node.home import Home
 from node.localnet import find_free_addresses

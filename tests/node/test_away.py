@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from node.agreement.signer import SignStep
+from node.agreement.sign_record import SignStep
 from store.database import Batch, MemoryDatabase
 from tests.node.cluster import Member, make_config, make_genesis, make_key, now_ms, open_cluster
 from tests.node.execution.chain import ExecutionChain

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,9 +24,11 @@ from quorate.chain.vote import (
 
 from consensus.effects import UnsignedProposal, UnsignedVote
 from node.agreement import signer as signer_module
-from node.agreement.signer import RECORD_BYTES_MAX, SIGN_BYTES_MAX, Signer, SignStep
+from node.agreement.sign_record import SIGN_BYTES_MAX, SignRecord, SignStep, read_sign_record
+from node.agreement.signer import Signer
 from node.errors import DoubleSignError, SignRecordError
 from store.errors import DiskFull
+from store.slotted_file import CELL_BYTES, FILE_BYTES, RECORD_BYTES_MAX, create_slotted
 
 CHAIN_ID = "signer-test"
 KEY = PrivateKey(b"v" * 32)
@@ -156,25 +159,84 @@ def test_a_record_of_another_key_or_chain_is_refused(signer: Signer, path: Path)
             Signer(key, path, chain_id, is_record_optional=True)
 
 
+def encode_record(signer: Signer) -> bytes:
+    return msgspec.json.encode(signer.last_signed)
+
+
 def test_damage_is_refused(signer: Signer, path: Path) -> None:
     signer.sign_vote(prevote(5))
     good = path.read_bytes()
-    lowered = json.loads(good) | {"height": 4}
-    for damaged in (
-        b"",
-        good[:-20],
-        json.dumps(lowered).encode(),
-        good.replace(b'"step":2', b'"step":1'),
-        good + b" " * RECORD_BYTES_MAX,
-        b"\xff" + good,
-    ):
-        assert damaged != good
+    for damaged in (b"", good[:-20], good + b"\x00", b"\xff" + good, bytes(FILE_BYTES)):
         path.write_bytes(damaged)
         with pytest.raises(SignRecordError, match="is damaged"):
             Signer(KEY, path, CHAIN_ID, is_record_optional=True)
     path.write_bytes(good)
     assert reopen(path).last_signed.height == 5
-    path.unlink()
+
+
+def test_a_changed_record_is_refused_though_its_cells_are_whole(signer: Signer, path: Path) -> None:
+    """Somebody has edited it, in the form of today or in that of before."""
+    signer.sign_vote(prevote(5))
+    good = encode_record(signer)
+    lowered = json.dumps(json.loads(good) | {"height": 4}).encode()
+    for changed in (lowered, good.replace(b'"step":2', b'"step":1'), good[:-20], b"{}"):
+        assert changed != good
+        for write in (create_slotted, Path.write_bytes):
+            write(path, changed)
+            with pytest.raises(SignRecordError, match="is damaged"):
+                Signer(KEY, path, CHAIN_ID, is_record_optional=True)
+    path.write_bytes(good + b" " * RECORD_BYTES_MAX)
+    with pytest.raises(SignRecordError, match="is damaged"):
+        reopen(path)
+
+
+def test_a_record_of_the_old_form_is_taken_over(signer: Signer, path: Path) -> None:
+    signed = signer.sign_vote(prevote(5))
+    path.write_bytes(encode_record(signer) + b"\n")
+    assert read_sign_record(path) == signer.last_signed
+    again = reopen(path)
+    assert path.stat().st_size == FILE_BYTES
+    assert again.sign_vote(prevote(5)) == signed
+    with pytest.raises(DoubleSignError):
+        again.sign_vote(prevote(5, 0, B))
+    again.sign_vote(precommit(5))
+    assert reopen(path).last_signed.step is SignStep.PRECOMMIT
+
+
+def test_damage_to_any_byte_never_brings_back_an_older_record(signer: Signer, path: Path) -> None:
+    signer.sign_vote(prevote(5))
+    signer.sign_vote(precommit(5))
+    good, record = path.read_bytes(), signer.last_signed
+    for position in [i for i in range(FILE_BYTES) if good[i]]:
+        damaged = bytearray(good)
+        damaged[position] ^= 0x5A
+        path.write_bytes(damaged)
+        assert read_sign_record(path) == record
+    for start in range(0, FILE_BYTES, CELL_BYTES):
+        path.write_bytes(good[:start] + bytes(CELL_BYTES) + good[start + CELL_BYTES :])
+        with pytest.raises(DoubleSignError):
+            reopen(path).sign_vote(precommit(5, 0, B))
+
+
+def test_a_write_torn_at_every_byte_leaves_the_last_record_or_the_new_one(
+    signer: Signer, path: Path
+) -> None:
+    signer.sign_vote(prevote(5))
+    before, last = path.read_bytes(), signer.last_signed
+    signer.sign_vote(precommit(5))
+    after, newer = path.read_bytes(), signer.last_signed
+    changed = [i for i in range(FILE_BYTES) if before[i] != after[i]]
+    seen: set[SignRecord] = set()
+    for cut in (*changed, FILE_BYTES):
+        for torn in (after[:cut] + before[cut:], before[:cut] + after[cut:]):
+            path.write_bytes(torn)
+            record = read_sign_record(path)
+            assert record in (last, newer)
+            seen.add(record)
+    assert seen == {last, newer}
+
+
+def test_an_unreadable_record_is_told(path: Path) -> None:
     path.mkdir()
     with pytest.raises(SignRecordError, match="cannot be read"):
         reopen(path)
@@ -189,15 +251,10 @@ def test_the_record_is_durable_before_the_signature_leaves(
         monkeypatch.setattr(
             os, name, lambda fd, name=name, real=real: (steps.append(name), real(fd))
         )
-    real_replace = os.replace
-    monkeypatch.setattr(
-        os, "replace", lambda *names: (steps.append("rename"), real_replace(*names))
-    )
     signed = signer.sign_vote(prevote(9))
     steps.append("signature")
-    assert steps[0] == "fdatasync"
-    assert steps[-2:] == ["fsync", "signature"]
-    assert signed.signature.hex().encode() in path.read_bytes()
+    assert steps == ["fdatasync", "signature"]
+    assert path.read_bytes().count(signed.signature.hex().encode()) == 2
 
 
 def test_no_signature_leaves_when_the_record_cannot_be_written(
@@ -207,7 +264,7 @@ def test_no_signature_leaves_when_the_record_cannot_be_written(
         raise DiskFull("The disk has no room.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(signer_module, "replace_file", fail)
+        patch.setattr(signer_module, "write_slotted", fail)
         with pytest.raises(DiskFull):
             signer.sign_vote(prevote(2, 0, A))
     assert signer.last_signed.height == 0
@@ -232,15 +289,15 @@ _TORN = """
         os.kill(os.getpid(), signal.SIGKILL)
 
     if sys.argv[2] == "before":
-        os.replace = os.rename = die
+        os.lseek = die
     else:
-        os.fsync = die
+        os.fdatasync = die
     print(signer.sign_vote(UnsignedVote(VoteType.PREVOTE, 2, 0, None)).signature.hex(), flush=True)
 """
 
 
 @pytest.mark.parametrize(("when", "height"), [("before", 1), ("after", 2)])
-def test_a_kill_around_the_rename_leaves_one_whole_record(
+def test_a_kill_around_the_write_leaves_one_whole_record(
     path: Path, when: str, height: int
 ) -> None:
     process = subprocess.run(

@@ -223,12 +223,12 @@ async def test_what_led_to_an_own_message_is_durable_before_it_is_sent(
             message = decode_message(body)
             if isinstance(message, VotesMessage | ProposalMessage):
                 signed = message.votes[0] if isinstance(message, VotesMessage) else message.proposal
-                record = (member.folder / "state.json").read_text()
+                record = (member.folder / "state.json").read_bytes()
                 durable = MemoryWriteAheadLog(log.memory.reopen(power_failed=True))
                 written = list(log.records())
                 # The message is the last record; the signer's file has it, and the log the rest.
                 seen.append(
-                    signed.signature.hex() in record
+                    signed.signature.hex().encode() in record
                     and len(list(durable.records())) >= len(written) - 1
                 )
             return broadcast(priority, body, *args)

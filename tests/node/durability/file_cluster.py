@@ -16,7 +16,8 @@ from quorate.chain.genesis import Genesis
 from quorate.chain.ids import Signature
 from quorate.chain.keys import PrivateKey
 
-from node.agreement.signer import Signer, SignStep
+from node.agreement.sign_record import SignStep
+from node.agreement.signer import Signer
 from node.composition import Node, NodeStorage
 from node.config import Config, write_config
 from node.failures import find_failure

@@ -12,7 +12,7 @@ from quorate.chain.genesis import Genesis
 from quorate.chain.transaction import Transfer
 from quorate.chain.vote import VoteType
 
-from node.agreement.signer import SignStep
+from node.agreement.sign_record import SignStep
 from node.config import Config
 from node.exchange.messages import VotesMessage, decode_message
 from node.home import Home

@@ -271,9 +271,9 @@ async def test_the_last_signed_record(training_run: Recording, tmp_path: Path, h
     home = training_run.copy(tmp_path / "net" / "0")
     harm(home.validator_state_file)
     sentence = await start_harmed(training_run, tmp_path / "net")
-    if harm is flip_last:
-        # The line's end is not part of the record.
-        assert sentence is None or "restore" in sentence
+    if harm in (flip_first, flip_middle, flip_last):
+        # The record is there twice; `start_harmed` has seen that nothing was signed again.
+        assert sentence is None
     else:
         assert sentence is not None
         assert "restore it from" in sentence

@@ -21,7 +21,8 @@ from consensus.effects import Broadcast, UnsignedProposal
 from consensus.inputs import Input, ProposalReceived, StartHeight, VoteReceived
 from consensus.timeouts import TimeoutConfig
 from node.agreement.height_log import HeightLog, LoggedHeight
-from node.agreement.signer import Signer, SignStep
+from node.agreement.sign_record import SignStep
+from node.agreement.signer import Signer
 from node.errors import DoubleSignError
 from node.home import Home
 from store.log_segment import HEADER_BYTES, decode_frame, decode_header

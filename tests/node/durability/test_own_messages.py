@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 from quorate.chain.ids import Address, Hash, Signature
@@ -19,6 +20,7 @@ from consensus.timeouts import TimeoutConfig
 from node.agreement.inbox import Incoming
 from node.agreement.signer import Signer
 from node.errors import DoubleSignError, SignRecordError
+from store.slotted_file import create_slotted
 from tests.node.cluster import CHAIN_ID as CLUSTER_CHAIN_ID
 from tests.node.durability.file_cluster import open_file_cluster
 
@@ -112,9 +114,9 @@ def test_the_record_keeps_the_lock_of_its_height(tmp_path: Path) -> None:
 
 
 def test_a_record_of_another_version_is_not_called_damaged(tmp_path: Path) -> None:
-    make_signer(tmp_path / "state", is_record_optional=True)
-    record = json.loads((tmp_path / "state").read_text())
-    (tmp_path / "state").write_text(json.dumps(record | {"version": 1}))
+    signer = make_signer(tmp_path / "state", is_record_optional=True)
+    record = msgspec.to_builtins(signer.last_signed) | {"version": 1}
+    create_slotted(tmp_path / "state", json.dumps(record).encode())
     with pytest.raises(SignRecordError, match=r"has version 1, .* start the node with the version"):
         make_signer(tmp_path / "state")
 
