@@ -82,7 +82,8 @@ class FrozenRounds:
         if not due and not self._rounds:
             return
         # Those that are frozen for longest come first.
-        for key in [known for known in self._rounds if known not in due]:
+        still_frozen = frozenset(due)
+        for key in [known for known in self._rounds if known not in still_frozen]:
             del self._rounds[key]
         for task_id, number in due:
             if (task_id, number) not in self._rounds:

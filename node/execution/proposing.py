@@ -90,11 +90,13 @@ class Proposer:
                 await self._judge.wait_for(error)
 
     def _pending(self) -> list[tuple[Hash, bytes, SignedTransaction]]:
-        bytes_max = self._executor.position.parameters.block_bytes_max
-        return [
-            (entry.hash, entry.raw, entry.signed)
-            for entry in self._mempool.reap(bytes_max, self._transactions_max)
-        ]
+        parameters = self._executor.position.parameters
+        reaped = self._mempool.reap(
+            parameters.block_bytes_max,
+            self._transactions_max,
+            parameters.transactions_per_sender_max,
+        )
+        return [(entry.hash, entry.raw, entry.signed) for entry in reaped]
 
     def _finalizations(self) -> list[tuple[Hash, bytes, SignedTransaction]]:
         """Return a transaction for each frozen round that has a result.

@@ -270,7 +270,9 @@ class Mempool:
 
     # What blocks take and leave.
 
-    def reap(self, bytes_max: int, count_max: int) -> list[PendingTransaction]:
+    def reap(
+        self, bytes_max: int, count_max: int, per_sender_max: int | None = None
+    ) -> list[PendingTransaction]:
         """Return transactions for a block; they stay pending until `update`.
 
         In the order of arrival, which keeps each sender's nonces in order and without a gap. What
@@ -282,8 +284,10 @@ class Mempool:
             The most bytes that they may take in the block's encoding.
         count_max : int
             The most transactions.
+        per_sender_max : int, optional
+            The most of one sender.
         """
-        return self._pool.reap(bytes_max, count_max, self.large.is_announced)
+        return self._pool.reap(bytes_max, count_max, self.large.is_announced, per_sender_max)
 
     def update(
         self,

@@ -6,6 +6,7 @@ of a sender's transactions is dropped, and closes when its nonce is submitted ag
 a transaction, never waits, never writes.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,12 +14,18 @@ from typing import Final
 
 from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.ids import Address, Hash
+from quorate.chain.transaction import SubmitUpdate
 
 from node.config import MempoolSection
 from node.mempool.door import PendingTransaction
 
 ENTRY_OVERHEAD_BYTES: Final = 5
 """Bytes that a block's encoding adds to a transaction, at most."""
+
+
+PAYLOAD_SHARE: Final = 4
+"""One sender's payloads take at most one part in so many of `payload_bytes_max`; a single one may
+take more."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,12 +42,18 @@ class SenderRecord:
         The most that all pending ones can take from the balance.
     by_nonce : dict of int to PendingTransaction
         The transactions.
+    payload_bytes : int
+        The bytes of their payloads.
+    updated : dict of bytes to None
+        The tasks that one of them is an update of: one each.
     """
 
     base: int
     next: int
     spending: int = 0
     by_nonce: dict[int, PendingTransaction] = field(default_factory=dict)
+    payload_bytes: int = 0
+    updated: dict[Hash, None] = field(default_factory=dict)
 
     @property
     def ready_count(self) -> int:
@@ -147,7 +160,7 @@ class TransactionPool:
         Raises
         ------
         TransactionError
-            `mempool_full` or `quota_exceeded`.
+            `mempool_full`, `quota_exceeded` or `duplicate_update`.
         """
         self.require_space(len(entry.raw))
         limits = self._limits
@@ -157,11 +170,31 @@ class TransactionPool:
                 f"this one has {entry.payload_size}"
             )
         record = self._senders.get(entry.sender)
-        if record is not None and len(record.by_nonce) >= limits.per_sender_max:
+        if record is not None:
+            self._require_quota(record, entry)
+
+    def _require_quota(self, record: SenderRecord, entry: PendingTransaction) -> None:
+        limits = self._limits
+        if len(record.by_nonce) >= limits.per_sender_max:
             raise TransactionError(
                 ErrorCode.QUOTA_EXCEEDED,
                 f"The sender has {len(record.by_nonce)} pending transactions, as many as one may: "
                 "send more when some of them are decided.",
+            )
+        share = limits.payload_bytes_max // PAYLOAD_SHARE
+        if entry.payload_size and 0 < record.payload_bytes > share - entry.payload_size:
+            raise TransactionError(
+                ErrorCode.QUOTA_EXCEEDED,
+                f"The sender's pending payloads have {record.payload_bytes} bytes and this one "
+                f"{entry.payload_size}; together one may have {share}: send it when some of them "
+                "are decided.",
+            )
+        if _get_updated_task(entry) in record.updated:
+            # The ledger would take one of them: a training round has one update of a participant.
+            raise TransactionError(
+                ErrorCode.DUPLICATE_UPDATE,
+                "The sender has an update of this task pending already, and may have 1: wait until "
+                "it is decided.",
             )
 
     def add(self, entry: PendingTransaction, account_nonce: int) -> None:
@@ -192,6 +225,10 @@ class TransactionPool:
         self.payload_bytes += entry.payload_size
         record.spending += entry.spending
         record.by_nonce[entry.nonce] = entry
+        record.payload_bytes += entry.payload_size
+        task_id = _get_updated_task(entry)
+        if task_id is not None:
+            record.updated[task_id] = None
         if entry.nonce == record.next:
             self._advance(record)
 
@@ -216,6 +253,10 @@ class TransactionPool:
         self.payload_bytes -= entry.payload_size
         record = self._senders[entry.sender]
         record.spending -= entry.spending
+        record.payload_bytes -= entry.payload_size
+        task_id = _get_updated_task(entry)
+        if task_id is not None:
+            record.updated.pop(task_id, None)
         del record.by_nonce[entry.nonce]
         if not is_decided and record.base <= entry.nonce < record.next:
             self.ready_count -= record.next - entry.nonce
@@ -256,6 +297,7 @@ class TransactionPool:
         bytes_max: int,
         count_max: int,
         is_announced: Callable[[Hash], bool] = lambda _payload_hash: True,
+        per_sender_max: int | None = None,
     ) -> list[PendingTransaction]:
         """Return ready transactions for a block, in the order of arrival as nonces allow.
 
@@ -268,6 +310,8 @@ class TransactionPool:
         is_announced : callable, optional
             Whether a large payload has been announced; until then its transaction stays, and with
             it its sender's next ones.
+        per_sender_max : int, optional
+            The most of one sender.
         """
         reaped: list[PendingTransaction] = []
         # The nonce each sender's next transaction must have.
@@ -276,14 +320,16 @@ class TransactionPool:
         for entry in self._entries.values():
             if len(reaped) >= count_max:
                 break
-            expected = due.get(entry.sender, self._senders[entry.sender].base)
+            base = self._senders[entry.sender].base
+            end = math.inf if per_sender_max is None else base + per_sender_max
+            expected = due.get(entry.sender, base)
             if entry.nonce != expected:
                 # One that arrived before a lower nonce follows right behind it, below; one
                 # behind a nonce that did not fit has to wait with it.
                 continue
             by_nonce = self._senders[entry.sender].by_nonce
             following: PendingTransaction | None = entry
-            while following is not None and len(reaped) < count_max:
+            while following is not None and len(reaped) < count_max and expected < end:
                 size = len(following.raw) + ENTRY_OVERHEAD_BYTES
                 payload_hash = following.payload_hash if following.has_large_payload else None
                 if size > left or not (payload_hash is None or is_announced(payload_hash)):
@@ -329,6 +375,11 @@ class TransactionPool:
         while record.next in record.by_nonce:
             record.next += 1
         self.ready_count += record.next - start
+
+
+def _get_updated_task(entry: PendingTransaction) -> Hash | None:
+    body = entry.signed.transaction.body
+    return body.task_id if isinstance(body, SubmitUpdate) else None
 
 
 def _full(why: str) -> TransactionError:

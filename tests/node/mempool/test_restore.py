@@ -93,7 +93,8 @@ _SUBMITTER = """
     async def submit(world, key, nonce):
         payload = b"%d of %s" % (nonce, key.address.hex().encode())
         if nonce % 2:
-            raw, data = make_update(key, nonce, payload), payload
+            task_id = nonce.to_bytes(32, "big")  # One update of a task is pending at most.
+            raw, data = make_update(key, nonce, payload, task_id=task_id), payload
         else:
             raw, data = make_transfer(key, nonce), None
         outcome = await world.mempool.submit_local(raw, data)

@@ -39,9 +39,11 @@ def make_transfer(
     )
 
 
-def make_update(key: PrivateKey, nonce: int, payload: bytes, *, training_round: int = 0) -> bytes:
+def make_update(
+    key: PrivateKey, nonce: int, payload: bytes, *, training_round: int = 0, task_id: Hash = TASK
+) -> bytes:
     body = SubmitUpdate(
-        TASK,
+        task_id,
         training_round,
         BASE,
         next(iter(UpdateCodec)),
