@@ -5,8 +5,9 @@ transaction. Never looks at the bytes: the store verifies each chunk against the
 announced for it, and the ledger judges the whole when a transaction names it.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -49,6 +50,14 @@ class UploadState:
     missing: tuple[int, ...]
 
 
+@dataclass(slots=True)
+class _Writer:
+    """The threads that work on a payload."""
+
+    count: int = 0
+    ended: trio.Event = field(default_factory=trio.Event)
+
+
 class Uploads:
     """The door for payloads of own users.
 
@@ -84,6 +93,8 @@ class Uploads:
         self._kept_ms = kept_ms
         self._open: dict[Hash, None] = {}
         self._writing = trio.CapacityLimiter(WRITES_MAX)
+        # As many as there are requests at a time.
+        self._writers: dict[Hash, _Writer] = {}
 
     @property
     def open_count(self) -> int:
@@ -128,10 +139,9 @@ class Uploads:
 
     async def get(self, payload_hash: Hash) -> UploadState | None:
         """Return where a payload stands, or None if nothing of it is here."""
-        partial = self._payloads.get_partial(payload_hash)
+        partial, size = await self._find(payload_hash)
         if partial is not None:
             return await self._describe(partial)
-        size = self._payloads.size(payload_hash)
         return None if size is None else UploadState(payload_hash, size, ())
 
     async def put_chunk(self, payload_hash: Hash, index: int, chunk: bytes) -> None:
@@ -143,8 +153,7 @@ class Uploads:
             `not_found` if there is no such upload or no such chunk of it, `payload_mismatch` if
             these are not its bytes.
         """
-        partial = self._payloads.get_partial(payload_hash)
-        size = self._payloads.size(payload_hash) if partial is None else partial.size
+        partial, size = await self._find(payload_hash)
         if size is None:
             raise _make_unknown()
         count = count_chunks(size)
@@ -157,9 +166,10 @@ class Uploads:
             # It is whole; who sends a chunk of it again has missed the answer.
             return
         try:
-            is_whole = await trio.to_thread.run_sync(
-                self._write, partial, index, chunk, limiter=self._writing
-            )
+            with self._noted(payload_hash):
+                is_whole = await trio.to_thread.run_sync(
+                    self._write, partial, index, chunk, limiter=self._writing
+                )
         except PayloadMismatch as error:
             raise TransactionError(ErrorCode.PAYLOAD_MISMATCH, str(error)) from error
         except PayloadAbandoned as error:
@@ -169,6 +179,34 @@ class Uploads:
         if is_whole:
             self._open.pop(payload_hash, None)
             self._release([payload_hash], self._now_ms() + self._kept_ms)
+
+    async def _find(self, payload_hash: Hash) -> tuple[PartialPayload | None, int | None]:
+        """Return what is here of a payload: arriving with its size, stored with its size, or not.
+
+        One that a thread is just making whole may be neither for a moment.
+        """
+        while True:
+            partial = self._payloads.get_partial(payload_hash)
+            if partial is not None:
+                return partial, partial.size
+            size = self._payloads.size(payload_hash)
+            writer = self._writers.get(payload_hash)
+            if size is not None or writer is None:
+                return None, size
+            await writer.ended.wait()
+
+    @contextmanager
+    def _noted(self, payload_hash: Hash) -> Iterator[None]:
+        """Note that a thread works on a payload."""
+        writer = self._writers.setdefault(payload_hash, _Writer())
+        writer.count += 1
+        try:
+            yield
+        finally:
+            writer.count -= 1
+            if not writer.count:
+                del self._writers[payload_hash]
+                writer.ended.set()
 
     def _write(self, partial: PartialPayload, index: int, chunk: bytes) -> bool:
         """Keep a chunk; tell whether the payload is whole with it."""

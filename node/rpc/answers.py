@@ -148,8 +148,19 @@ class Validators(Struct):
     total_power: str
 
 
+class Payload(Struct):
+    """Where a payload stands: the chunks of 1 MiB that are missing, and who has told of it."""
+
+    payload_hash: str
+    size: str
+    is_complete: bool
+    missing: list[int]
+    announced_power: str = "0"
+    total_power: str = "0"
+
+
 class Transaction(Struct, omit_defaults=True):
-    """Where a transaction is; pending ones have hash and status alone."""
+    """Where a transaction is; pending ones have hash and status, and where a large payload is."""
 
     hash: str
     status: str
@@ -157,6 +168,7 @@ class Transaction(Struct, omit_defaults=True):
     index: int | None = None
     transaction: View | None = None
     is_success: bool | None = None
+    payload: Payload | None = None
 
 
 class Submitted(Struct):
@@ -321,17 +333,6 @@ class Proof(Struct):
     height: str
     leaf: View
     proof: View
-
-
-class Payload(Struct):
-    """Where a payload stands: the chunks of 1 MiB that are missing, and who has told of it."""
-
-    payload_hash: str
-    size: str
-    is_complete: bool
-    missing: list[int]
-    announced_power: str = "0"
-    total_power: str = "0"
 
 
 class Chunk(Struct):

@@ -19,10 +19,10 @@ from node.rpc import answers
 from node.rpc.answers import JSON, MESSAGE_PACK, AnyRequest, answer, document
 from node.rpc.context import Node, RpcContext
 from node.rpc.hexadecimal import read_hex
+from node.rpc.payload_states import find_payload, show_payload
 from node.rpc.problems import Refusal
 from node.rpc.tasks import find_task
 from node.rpc.transactions import get_media_type, make_malformed, make_unsupported
-from node.uploads import UploadState
 
 CHUNKS_MAX: Final = count_chunks(PAYLOAD_BYTES_MAX)
 
@@ -65,7 +65,7 @@ async def begin_upload(request: AnyRequest, node: Node) -> Response[bytes]:
     if task_id is not None:
         _check_size(node, task_id, size)
     state = await node.services.uploads.begin(size, chunk_hashes)
-    return answer(_show(node, state))
+    return answer(show_payload(node, state))
 
 
 @get("/v1/payloads/{payload:str}", responses=document("Where it stands.", answers.Payload))
@@ -76,13 +76,13 @@ async def get_payload(node: Node, payload: PayloadPath) -> Response[bytes]:
     two thirds of the power have told so.
     """
     payload_hash = Hash(read_hex(payload, HASH_BYTES, "a payload's hash"))
-    state = await node.services.uploads.get(payload_hash)
-    if state is None:
+    found = await find_payload(node, payload_hash)
+    if found is None:
         raise Refusal(
             ErrorCode.NOT_FOUND,
             "This node has nothing of a payload with this hash: upload it, or ask another node.",
         )
-    return answer(_show(node, state))
+    return answer(found)
 
 
 @put(
@@ -109,17 +109,6 @@ async def put_chunk(
         )
     await node.services.uploads.put_chunk(payload_hash, index, chunk)
     return answer(answers.Chunk(payload_hash.hex(), index))
-
-
-def _show(node: RpcContext, state: UploadState) -> answers.Payload:
-    total_power = node.services.executor.position.validators.total_power
-    return answers.Payload(
-        state.payload_hash.hex(),
-        str(state.size),
-        not state.missing,
-        list(state.missing),
-        total_power=str(total_power),
-    )
 
 
 def _check_size(node: RpcContext, task_id: Hash, size: int) -> None:

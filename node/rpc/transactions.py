@@ -15,6 +15,7 @@ from quorate.chain.errors import ErrorCode, StorageError, TransactionError
 from quorate.chain.ids import ADDRESS_BYTES, HASH_BYTES, Address, Hash
 from quorate.chain.receipt import BlockReceipts
 from quorate.chain.transaction import Role, SignedTransaction
+from quorate.uploads import RIDES_ALONG_BYTES_MAX
 
 from ledger.queries import get_members as list_members
 from node.mempool.door import SubmitOutcome
@@ -31,6 +32,7 @@ from node.rpc.answers import (
 from node.rpc.blocks import decode_block, load_block
 from node.rpc.context import Node
 from node.rpc.hexadecimal import read_hex
+from node.rpc.payload_states import find_payload
 from node.rpc.problems import Refusal
 from node.views import to_object
 
@@ -105,17 +107,25 @@ async def get_transaction(
         str, QueryParameter(name="hash", description="The transaction's hash in hexadecimal.")
     ],
 ) -> Response[bytes]:
-    """Tell whether a transaction is pending or decided, and where."""
+    """Tell whether a transaction is pending or decided, and where.
+
+    Of a pending one with a large payload, how much voting power has told of having that: a block
+    takes it once that is more than two thirds.
+    """
     wanted = Hash(read_hex(transaction_hash, HASH_BYTES, "a transaction's hash"))
     chain = node.services.storage.chain
     place = chain.find_transaction(wanted)
     if place is None:
-        if node.services.mempool.get(wanted) is None:
+        pending = node.services.mempool.get(wanted)
+        if pending is None:
             raise Refusal(
                 ErrorCode.NOT_FOUND,
                 "This node knows no transaction of this hash: submit it, or ask another node.",
             )
-        return answer(answers.Transaction(wanted.hex(), "pending"))
+        payload = None
+        if pending.payload_hash is not None and pending.payload_size > RIDES_ALONG_BYTES_MAX:
+            payload = await find_payload(node, pending.payload_hash)
+        return answer(answers.Transaction(wanted.hex(), "pending", payload=payload))
     height, index = place
     raw_receipts = chain.load_receipts(height)
     block = decode_block(load_block(node, height))

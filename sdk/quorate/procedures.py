@@ -196,7 +196,7 @@ def wait_for_transaction(
         else:
             if info.is_decided:
                 return info
-            seen = "it waits for a block"
+            seen = _describe_waiting(info)
         if (yield from read_clock()) + delay_s > deadline:
             raise WaitTimeoutError(
                 f"Transaction {transaction_hash.hex()} was not decided within {timeout_s:g} s: "
@@ -204,6 +204,16 @@ def wait_for_transaction(
             )
         yield Sleep(delay_s)
         delay_s = min(POLL_MAX_S, delay_s * 1.5)
+
+
+def _describe_waiting(info: TransactionInfo) -> str:
+    payload = info.payload
+    if payload is None:
+        return "it waits for a block"
+    return (
+        "it waits for validators to have its payload: those that told so have "
+        f"{payload.announced_power} of {payload.total_power} of the voting power"
+    )
 
 
 # --- weights -------------------------------------------------------------------------------------

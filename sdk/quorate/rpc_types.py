@@ -114,21 +114,6 @@ class Submitted(Struct, frozen=True):
         return self.code is None
 
 
-class TransactionInfo(Struct, frozen=True):
-    """Where a transaction is: "pending", or "decided" at a height."""
-
-    hash: HexBytes
-    status: str = "decided"
-    height: int | None = None
-    index: int | None = None
-    is_success: bool | None = None
-
-    @property
-    def is_decided(self) -> bool:
-        """Whether it is in a decided block."""
-        return self.status == "decided"
-
-
 class PayloadInfo(Struct, frozen=True):
     """Where a payload stands at a node.
 
@@ -153,6 +138,25 @@ class PayloadInfo(Struct, frozen=True):
     missing: tuple[int, ...] = ()
     announced_power: int = 0
     total_power: int = 0
+
+
+class TransactionInfo(Struct, frozen=True):
+    """Where a transaction is: "pending", or "decided" at a height.
+
+    Of a pending one with a large payload, `payload` tells what it waits for.
+    """
+
+    hash: HexBytes
+    status: str = "decided"
+    height: int | None = None
+    index: int | None = None
+    is_success: bool | None = None
+    payload: PayloadInfo | None = None
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether it is in a decided block."""
+        return self.status == "decided"
 
 
 class ChunkList(Struct, frozen=True):

@@ -1,6 +1,7 @@
 """Uploads over the RPC: verified, resumed, bounded, dropped, and named by a transaction."""
 
 import random
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,8 +11,9 @@ import httpx
 import numpy as np
 import pytest
 import trio
+import trio.testing
 from msgspec import structs
-from quorate import AsyncClient, Progress, RpcError
+from quorate import AsyncClient, Progress, RpcError, WaitTimeoutError
 from quorate.chain.codec import encode
 from quorate.chain.content import compute_chunk_hashes, compute_content_hash
 from quorate.chain.errors import TransactionError
@@ -23,7 +25,7 @@ from quorate.submissions import UpdateDraft
 from node.config import MempoolSection
 from node.uploads import KEPT_MS, UPLOADS_MAX, Uploads
 from store.memory_payloads import MemoryPayloadStore
-from tests.node.cluster import USERS
+from tests.node.cluster import USERS, sign
 from tests.node.rpc.serving import (
     JSON,
     MESSAGE_PACK,
@@ -34,6 +36,7 @@ from tests.node.rpc.serving import (
     make_task,
     make_update,
     open_rpc,
+    poll,
 )
 
 ALICE, BOB, CAROL = USERS[:3]
@@ -130,6 +133,35 @@ async def test_a_payload_is_uploaded_and_then_named(tmp_path: Path) -> None:
         await served.send(BOB, body)
         ended = await served.get(f"/v1/tasks/{task_id.hex()}/rounds/0")
         assert ended["receipt"]["updates"][0]["payload_hash"] == HASH.hex()
+
+
+async def test_a_pending_update_tells_what_it_waits_for(tmp_path: Path) -> None:
+    """The proposer is kept from seeing what its own node has counted."""
+    async with open_large_task(tmp_path) as (served, task_id):
+        await upload(served)
+        body, _ = make_update(served, task_id, DATA)
+        announcements = served.services.announcements
+        served.services.mempool.large.is_announced = lambda _payload_hash: False
+        raw = sign(BOB, served.services.mempool.pending_nonce(BOB.address), body)
+        submitted = await served.submit(raw)
+        assert submitted.status_code == 202
+        await poll(lambda: announcements.get_power(HASH) > 0)
+        shown = await served.get("/tx", hash=submitted.json()["hash"])
+        payload = {
+            "payload_hash": HASH.hex(),
+            "size": str(len(DATA)),
+            "is_complete": True,
+            "missing": [],
+            "announced_power": "10",
+            "total_power": "10",
+        }
+        assert shown == {"hash": shown["hash"], "status": "pending", "payload": payload}
+        assert await served.get(f"/v1/payloads/{HASH.hex()}") == payload
+        async with AsyncClient(served.url) as client:
+            info = await client.transaction(bytes.fromhex(shown["hash"]))
+            assert info.payload == await client.payload(HASH)
+            with pytest.raises(WaitTimeoutError, match="10 of 10 of the voting power"):
+                await client.wait_for_transaction(bytes.fromhex(shown["hash"]), timeout_s=0.2)
 
 
 async def test_a_transaction_before_its_payload_is_refused(tmp_path: Path) -> None:
@@ -319,6 +351,34 @@ async def test_what_the_store_has_dropped_is_unknown_and_counts_no_more() -> Non
     other = make_data(5)
     await world.uploads.begin(len(other), compute_chunk_hashes(other))
     assert world.uploads.open_count == 1
+
+
+async def test_a_payload_that_is_just_made_whole_is_not_unknown(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A store may have it neither among what arrives nor among what is stored for a moment."""
+    world = World()
+    await world.uploads.begin(len(DATA), compute_chunk_hashes(DATA))
+    for index in (0, 1):
+        await world.uploads.put_chunk(HASH, index, CHUNKS[index])
+    adopt, is_gone, go_on = world.payloads._put, threading.Event(), threading.Event()
+
+    def adopt_slowly(*arguments: Any, **options: Any) -> None:
+        is_gone.set()
+        assert go_on.wait(10)
+        adopt(*arguments, **options)
+
+    monkeypatch.setattr(world.payloads, "_put", adopt_slowly)
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(world.uploads.put_chunk, HASH, 2, CHUNKS[2])
+            await poll(is_gone.is_set)
+            nursery.start_soon(world.uploads.put_chunk, HASH, 0, CHUNKS[0])
+            await trio.testing.wait_all_tasks_blocked()
+            go_on.set()
+        state = await world.uploads.get(HASH)
+    assert state is not None
+    assert state.missing == ()
 
 
 @pytest.mark.parametrize("seed", range(2))
