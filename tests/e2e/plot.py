@@ -3,7 +3,8 @@
 Owns the drawing. Never measures.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -25,11 +26,14 @@ class Panel:
         By name; x in seconds.
     marks : sequence of (x, name)
         Vertical lines, where something begins.
+    gap : float
+        Points that are further apart are not joined: nothing is known of what was between them.
     """
 
     title: str
     curves: dict[str, Sequence[tuple[float, float]]]
     marks: Sequence[tuple[float, str]] = ()
+    gap: float = math.inf
 
 
 def draw_panels(panels: Sequence[Panel]) -> str:
@@ -75,13 +79,26 @@ def _draw(panel: Panel, offset: float, end: float) -> list[str]:
     for number, (name, curve) in enumerate(panel.curves.items()):
         color = COLORS[number % len(COLORS)]
         step = max(1, len(curve) // POINTS_MAX)
-        points = " ".join(f"{x},{y}" for x, y in (place(*point) for point in curve[::step]))
-        parts.append(
-            f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.4"/>'
-        )
+        for piece in _split(curve[::step], panel.gap):
+            points = " ".join(f"{x},{y}" for x, y in (place(*point) for point in piece))
+            parts.append(
+                f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.4"/>'
+            )
         if name:
             legend = WIDTH - RIGHT - 66 * (len(panel.curves) - number)
             parts.append(
                 f'<text x="{legend}" y="{offset + 16}" fill="{color}">{escape(name)}</text>'
             )
     return parts
+
+
+def _split(
+    curve: Sequence[tuple[float, float]], gap: float
+) -> Iterator[Sequence[tuple[float, float]]]:
+    """Yield the pieces of a curve between its gaps."""
+    begin = 0
+    for i in range(1, len(curve)):
+        if curve[i][0] - curve[i - 1][0] > gap:
+            yield curve[begin:i]
+            begin = i
+    yield curve[begin:]

@@ -33,6 +33,8 @@ from tests.e2e.siege import read_memory_mb
 from tests.e2e.workers import TASK_NAME, make_worker_key
 
 SAMPLE_S = 1.0
+GAP_S = 5.0
+"""A node that was away for longer, and two networks, are not joined in the figure."""
 ANSWER_S = 0.5
 """Who takes longer to tell its height is not asked any longer."""
 ATTACK_S = (5.0, 15.0)
@@ -61,7 +63,7 @@ class Observations:
     latency_s : list of (float, float)
         From a worker's first attempt to the acknowledgement.
     marks : list of (float, str)
-        When an attack began.
+        When a network or an attack began.
     done : dict of str to int
         What the attackers have done, and how often.
     """
@@ -76,10 +78,10 @@ class Observations:
     def draw(self) -> str:
         return draw_panels(
             [
-                Panel("memory of a node, MB", dict(self.memory_mb), self.marks),
-                Panel("disk of a node, MB", dict(self.disk_mb)),
-                Panel("blocks a second", dict(self.rate)),
-                Panel("submission to acknowledgement, s", {"": self.latency_s}),
+                Panel("memory of a node, MB", dict(self.memory_mb), self.marks, GAP_S),
+                Panel("disk of a node, MB", dict(self.disk_mb), gap=GAP_S),
+                Panel("blocks a second", dict(self.rate), gap=GAP_S),
+                Panel("submission to acknowledgement, s", {"": self.latency_s}, gap=GAP_S),
             ]
         )
 
@@ -231,6 +233,7 @@ def soak(
     """Run one network under its faults and under attacks; what is seen goes into `seen`."""
     config: Config = SOAK_CONFIG
     with open_campaign(manifest, folder, config) as campaign:
+        seen.marks.append((began_s, manifest.name))
         observer = Observer(campaign, seen, began_s)
         attackers = Attackers(campaign, folder, seed, seen, began_s)
 

@@ -82,6 +82,14 @@ def test_every_attack_is_held_to_what_it_must_do() -> None:
     assert attacks.STREAMS == 10_000
 
 
+def test_a_gap_is_not_drawn_over() -> None:
+    curve = [(0, 1), (1, 1), (9, 1), (10, 1), (11, 1)]
+    for gap, lengths in ((5, [2, 3]), (20, [5])):
+        root = ET.fromstring(draw_panels([Panel("", {"": curve}, gap=gap)]))
+        pieces = [each.attrib["points"] for each in root.iter() if "points" in each.attrib]
+        assert [len(piece.split()) for piece in pieces] == lengths
+
+
 def test_panels_are_drawn_as_a_document() -> None:
     drawn = draw_panels(
         [
