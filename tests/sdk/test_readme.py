@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import quorate
@@ -64,8 +65,8 @@ def test_verifying(capsys: pytest.CaptureFixture[str], node: FakeNode) -> None:
 
 @pytest.mark.usefixtures("clock")
 def test_large_models(folder: Path, node: FakeNode) -> None:
-    scope: dict[str, object] = {}
+    scope: dict[str, Any] = {}
     exec(compile(BLOCKS[3], "README.md", "exec"), scope)
     (task,) = node.tasks.values()
     assert (folder / "weights.bin").read_bytes() == task.weights
-    assert scope["kernel"].size + scope["bias"].size == task.spec.dimension  # type: ignore[attr-defined]
+    assert scope["kernel"].size + scope["bias"].size == task.spec.dimension
