@@ -351,6 +351,7 @@ class Node:
                 await nursery.start(self._run_network)
                 nursery.start_soon(self._aggregates.run)
                 nursery.start_soon(self._exchange.run)
+                nursery.start_soon(self._exchange.sweep_partials)
                 nursery.start_soon(self._catch_up.run)
                 nursery.start_soon(self._gossip.run)
                 nursery.start_soon(self._announcements.run)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
 import trio
 from quorate.chain.ids import Hash
 
@@ -27,8 +28,13 @@ PULLS_MAX: Final = 8
 """Payloads pulled at a time, and as many for blocks."""
 CHUNKS_IN_MEMORY_MAX: Final = 16
 """Chunks of queued payloads that are asked for or being written, and as many for blocks."""
+PARTIAL_IDLE_S: Final = 600.0
+"""A payload that arrives chunk by chunk is dropped if no chunk has come for one to two times as
+long. A restart begins this anew."""
 THREADS_MAX: Final = 4
 """Threads that verify and write chunks."""
+
+_log = structlog.get_logger("payloads")
 
 
 @dataclass(slots=True)
@@ -170,6 +176,14 @@ class PayloadExchange:
             wanted = self._wanted.get(payload_hash)
             if wanted is not None and not wanted.is_started:
                 await self._pull_to_the_end(payload_hash, wanted, self._queued_parts)
+
+    async def sweep_partials(self) -> None:
+        """Drop what began to arrive, from peers or users, and does not go on; until cancelled."""
+        while True:
+            await trio.sleep(PARTIAL_IDLE_S)
+            swept = await trio.to_thread.run_sync(self._payloads.sweep_partials)
+            if swept:
+                _log.info("partial_payloads_dropped", count=swept)
 
     async def _pull_to_the_end(self, payload_hash: Hash, wanted: _Wanted, parts: PullParts) -> None:
         wanted.is_started = True

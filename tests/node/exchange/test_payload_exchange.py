@@ -13,6 +13,7 @@ from quorate.chain.ids import Hash
 from quorate.chain.merkle import hash_node
 from structlog.testing import capture_logs
 
+from node.exchange import payload_exchange
 from node.exchange.messages import (
     ChunkHashesAnswer,
     GetChunk,
@@ -34,6 +35,7 @@ from node.exchange.payload_pull import (
     WRONG_PAYLOAD_PENALTY,
 )
 from p2p.network import PeerId, RequestTimedOut, RequestTooLarge
+from store.errors import PayloadAbandoned
 from store.memory_payloads import MemoryPayloadStore
 from tests.node.exchange.scripted import Answer, ScriptedNetwork, refuse
 
@@ -278,6 +280,22 @@ async def test_chunks_in_memory_are_bounded() -> None:
             await trio.sleep(0.05)
         nursery.cancel_scope.cancel()
     assert max(most) == CHUNKS_IN_MEMORY_MAX
+
+
+async def test_what_nobody_goes_on_with_is_swept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(payload_exchange, "PARTIAL_IDLE_S", 0.05)
+    payloads = MemoryPayloadStore()
+    exchange, _ = make_exchange(ScriptedNetwork(), payloads)
+    partial = payloads.begin(name_of(LARGE), len(LARGE), HASHES)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exchange.sweep_partials)
+        with trio.fail_after(5):
+            while payloads.get_partial(name_of(LARGE)) is not None:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        nursery.cancel_scope.cancel()
+    assert payloads.bytes_total == 0
+    with pytest.raises(PayloadAbandoned):
+        partial.write(0, LARGE[:CHUNK_BYTES])
 
 
 async def test_room_for_what_never_comes_is_given_back(autojump_clock: object) -> None:
