@@ -310,6 +310,10 @@ def make_quiet_world(folder: Path) -> World:
         byzantine={},
         late=frozenset(),
         skews_ms=(0, 0, 0, 0),
+        lags_s=(0.0, 0.0, 0.0, 0.0),
+        cables=None,
+        remote=None,
+        schedule="",
         conditions=Conditions(delay_s=DELAY_S, jitter_s=0.0),
         empty_block_interval_ms=300,
         faults=(),
@@ -322,6 +326,7 @@ def make_quiet_world(folder: Path) -> World:
         fee=0,
         aggregation_s=virtual_trio.THREAD_S,
         has_stranger=False,
+        is_narrow=False,
     )
     world = World(SEED, folder, plan, load_plan)
     fabric = CountingFabric(random.Random(SEED))

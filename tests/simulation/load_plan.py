@@ -101,6 +101,8 @@ class LoadPlan:
         The most virtual seconds that an aggregate takes in the background.
     has_stranger : bool
         Whether a peer without a stake passes on what nobody can complete.
+    is_narrow : bool
+        Whether the limits of queues and caches are so small that the run reaches them.
     """
 
     tasks: tuple[TaskPlan, ...]
@@ -111,6 +113,7 @@ class LoadPlan:
     is_inline: bool
     aggregation_s: float
     has_stranger: bool
+    is_narrow: bool
 
 
 def make_load_plan(seed: int, users: int) -> LoadPlan:
@@ -135,6 +138,7 @@ def make_load_plan(seed: int, users: int) -> LoadPlan:
         is_inline=draw.random() < 0.4,
         aggregation_s=draw.choice((0.003, 0.1, 1.0)),
         has_stranger=draw.random() < 0.3,
+        is_narrow=draw.random() < 0.2,
     )
 
 

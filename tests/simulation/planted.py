@@ -29,6 +29,7 @@ from node.mempool.journal import Journal
 from node.mempool.pool import TransactionPool
 from tests.simulation.disk import SimDatabase
 from tests.simulation.planted_consensus import CONSENSUS_PLANTS
+from tests.simulation.planted_load import LOAD_PLANTS
 
 Plant = Callable[[], None]
 
@@ -173,6 +174,7 @@ PLANTED: dict[str, Plant] = {
     plant.__name__: plant
     for plant in (
         *CONSENSUS_PLANTS,
+        *LOAD_PLANTS,
         never_repair_parts,
         drop_at_full_queue,
         skip_header_check,

@@ -33,6 +33,8 @@ from tests.simulation.machines import (
     SimNode,
     SimSigner,
 )
+from tests.simulation.memory import check_memory
+from tests.simulation.narrow import narrow_config, set_limits
 from tests.simulation.plan import Plan, make_plan
 from tests.simulation.promises import Promises
 from tests.simulation.replay import Archive, check_weights, replay
@@ -47,6 +49,7 @@ GENESIS_TIME_MS = 1_700_000_000_000
 LIVENESS_S = 60.0
 """Virtual seconds in which a healed network must have decided `LIVENESS_HEIGHTS` more."""
 LIVENESS_HEIGHTS = 3
+MEMORY_CHECKED_S = 0.5
 
 
 class World:
@@ -111,6 +114,8 @@ class World:
             ),
             mempool=MempoolSection(gossip_interval_ms=5, announce_after_ms=200),
         )
+        if self.load_plan.is_narrow:
+            self.config = narrow_config(self.config)
         self.machines = [self._make_machine(i) for i in range(len(self.plan.powers))]
         users = Users(
             CHAIN_ID,
@@ -147,6 +152,7 @@ class World:
     async def run(self) -> None:
         """Run the safety phase, then the liveness phase."""
         slow_down(self.load_plan.aggregation_s, is_inline=self.load_plan.is_inline)
+        set_limits(is_narrow=self.load_plan.is_narrow)
         async with trio.open_nursery() as nursery:
             self.nursery = nursery
             for machine in self.machines:
@@ -155,6 +161,7 @@ class World:
             if self.stranger is not None:
                 nursery.start_soon(self.stranger.run)
             nursery.start_soon(self.load.run)
+            nursery.start_soon(self._watch_memory)
             with trio.move_on_after(self.plan.safety_s):
                 await self._break_things()
             self.note("heal")
@@ -283,6 +290,13 @@ class World:
         height, block_hash = executed.block.header.height, commit.block_id.hash
         self.note("decided", machine.number, height, block_hash.hex())
 
+    async def _watch_memory(self) -> None:
+        while True:
+            await trio.sleep(MEMORY_CHECKED_S)
+            for machine in self.machines:
+                if machine.node is not None:
+                    check_memory(machine.number, machine.node)
+
     async def _check_end(self) -> None:
         honest = {m.number: m.node for m in self.machines if m.node and not m.is_byzantine}
         stores = [node.services.storage.chain for node in honest.values()]
@@ -290,7 +304,7 @@ class World:
         replayed = await replay(self.genesis, highest, self.archive)
         for number, node in honest.items():
             check_weights(number, node, replayed.state)
-        if not self.plan.byzantine:
+        if not self.plan.byzantine and not self.load_plan.is_narrow:
             self.checks.check_inboxes(self.machines)
 
     def note(self, *what: object) -> None:
