@@ -4,11 +4,11 @@ Owns the making of such clusters for tests. Everything above storage and network
 """
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import trio
 from quorate.chain.genesis import Admission, Genesis, GenesisAccount, GenesisValidator
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from trio_typing import TaskStatus
 
 CHAIN_ID = "cluster"
+WAIT_S = 30
 BALANCE = 1_000_000
 
 
@@ -111,11 +112,28 @@ class PowerFailure(Exception):  # noqa: N818 - it says what happened.
     """Raised by a test's storage: the node is gone at this very instruction."""
 
 
-class Cluster:
-    """Nodes that run until the test is over, or until they are stopped."""
+class Numbered(Protocol):
+    """What the nodes of a group have in common."""
+
+    number: int
+
+    @property
+    def height(self) -> int: ...
+
+
+M = TypeVar("M", bound=Numbered)
+
+
+class Group(Generic[M]):
+    """Nodes on one in-memory network, each of which knows the others, or its neighbours."""
 
     def __init__(
-        self, nursery: trio.Nursery, folder: Path, genesis: Genesis, config: Config, topology: str
+        self,
+        nursery: trio.Nursery,
+        folder: Path,
+        genesis: Genesis,
+        config: Config,
+        topology: str = "mesh",
     ) -> None:
         self._nursery = nursery
         self._folder = folder
@@ -123,7 +141,35 @@ class Cluster:
         self.config = config
         self.hub = MemoryHub()
         self.topology = topology
-        self.members: list[Member] = []
+        self.members: list[M] = []
+
+    def make_network_config(self, number: int) -> NetworkConfig:
+        others = [
+            member.number
+            for member in self.members
+            if member.number != number
+            and (self.topology == "mesh" or abs(member.number - number) == 1)
+        ]
+        return NetworkConfig(
+            chain_id=CHAIN_ID,
+            genesis_hash=self.genesis.hash,
+            protocol_version=1,
+            key_seed=make_key(500 + number).seed,
+            listen=f"/ip4/127.0.0.1/tcp/{20_000 + number}",
+            persistent_peers=tuple(get_listen_address(other) for other in others),
+            heartbeat_s=0.05,
+            peer_timeout_s=2.0,
+            peer_exchange=self.topology == "mesh",
+        )
+
+    async def wait_for_height(self, height: int, members: Sequence[M] | None = None) -> None:
+        with trio.fail_after(WAIT_S):
+            while any(m.height < height for m in members or self.members):  # noqa: ASYNC110
+                await trio.sleep(0.005)
+
+
+class Cluster(Group[Member]):
+    """Nodes that run until the test is over, or until they are stopped."""
 
     def add(self, key: PrivateKey | None) -> Member:
         number = len(self.members)
@@ -146,25 +192,6 @@ class Cluster:
         member.node = Node(self.config, self.genesis, storage, network, signer, now_ms)
         await self._nursery.start(self._run, member)
 
-    def make_network_config(self, number: int) -> NetworkConfig:
-        others = [
-            member.number
-            for member in self.members
-            if member.number != number
-            and (self.topology == "mesh" or abs(member.number - number) == 1)
-        ]
-        return NetworkConfig(
-            chain_id=CHAIN_ID,
-            genesis_hash=self.genesis.hash,
-            protocol_version=1,
-            key_seed=make_key(500 + number).seed,
-            listen=f"/ip4/127.0.0.1/tcp/{20_000 + number}",
-            persistent_peers=tuple(get_listen_address(other) for other in others),
-            heartbeat_s=0.05,
-            peer_timeout_s=2.0,
-            peer_exchange=self.topology == "mesh",
-        )
-
     async def _run(self, member: Member, task_status: "TaskStatus[None]") -> None:
         member.scope, member.stopped = trio.CancelScope(), trio.Event()
         try:
@@ -179,11 +206,6 @@ class Cluster:
         """Stop a node in the middle of whatever it does; its memory storage stays."""
         member.scope.cancel()
         await member.stopped.wait()
-
-    async def wait_for_height(self, height: int, members: list[Member] | None = None) -> None:
-        with trio.fail_after(30):
-            while any(m.height < height for m in members or self.members):  # noqa: ASYNC110
-                await trio.sleep(0.01)
 
 
 @asynccontextmanager

@@ -25,11 +25,10 @@ from node.home import Home
 from node.key_files import make_node_key, write_node_key, write_validator_key
 from node.storage import open_storage
 from p2p.memory import MemoryNetwork
-from p2p.memory_hub import MemoryHub
-from p2p.network import NetworkConfig
 from tests.node.cluster import (
     CHAIN_ID,
-    get_listen_address,
+    WAIT_S,
+    Group,
     make_config,
     make_genesis,
     make_key,
@@ -38,8 +37,6 @@ from tests.node.cluster import (
 
 if TYPE_CHECKING:
     from trio_typing import TaskStatus
-
-WAIT_S = 30
 
 
 @dataclass
@@ -100,18 +97,13 @@ def assert_nothing_signed_twice(signed: Signed) -> None:
         assert len(found) == 1, f"signed twice: {position}"
 
 
-class FileCluster:
+class FileCluster(Group[FileMember]):
     """Nodes that run until the test is over, until they are stopped, or until they fail."""
 
     def __init__(
         self, nursery: trio.Nursery, folder: Path, genesis: Genesis, config: Config
     ) -> None:
-        self._nursery = nursery
-        self._folder = folder
-        self.genesis = genesis
-        self.config = config
-        self.hub = MemoryHub()
-        self.members: list[FileMember] = []
+        super().__init__(nursery, folder, genesis, config)
         self.signed: Signed = {}
 
     def add(self, key: PrivateKey | None) -> FileMember:
@@ -149,7 +141,7 @@ class FileCluster:
                     is_record_optional=storage.chain.height == 0,
                     is_vouched=accept_missing_record,
                 )
-            network = MemoryNetwork(self.hub, self._make_network_config(member.number))
+            network = MemoryNetwork(self.hub, self.make_network_config(member.number))
             member.node = Node(self.config, self.genesis, storage, network, signer, now_ms)
             stack = opening.pop_all()
         await self._nursery.start(self._run, member, stack)
@@ -191,24 +183,6 @@ class FileCluster:
 
     async def pause(self) -> None:
         await trio.sleep(0.005)
-
-    async def wait_for_height(self, height: int, members: list[FileMember] | None = None) -> None:
-        with trio.fail_after(WAIT_S):
-            while any(m.height < height for m in members or self.members):  # noqa: ASYNC110
-                await trio.sleep(0.005)
-
-    def _make_network_config(self, number: int) -> NetworkConfig:
-        others = [member.number for member in self.members if member.number != number]
-        return NetworkConfig(
-            chain_id=CHAIN_ID,
-            genesis_hash=self.genesis.hash,
-            protocol_version=1,
-            key_seed=make_key(500 + number).seed,
-            listen=f"/ip4/127.0.0.1/tcp/{20_000 + number}",
-            persistent_peers=tuple(get_listen_address(other) for other in others),
-            heartbeat_s=0.05,
-            peer_timeout_s=2.0,
-        )
 
 
 @asynccontextmanager
