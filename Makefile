@@ -40,7 +40,7 @@ INSTALLED := $(LOCKED)-installed
 SEEDS ?= 300
 
 .PHONY: help demo test check bench bench-aggregation bench-sync bench-updates env lock upgrade
-.PHONY: format hooks clean
+.PHONY: bench-robustness format hooks clean
 .PHONY: bench-aggregation-latency bench-stored-round sim test-slow soak
 
 help: ## List the targets.
@@ -84,6 +84,11 @@ bench-stored-round: $(INSTALLED) ## Aggregate a round of 6 GB in a node's way; t
 
 sim: $(INSTALLED) ## Simulate a network under faults, SEEDS=n times.
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+bench-robustness: $(INSTALLED) ## Train under each rule and each attack: clean and worst accuracy.
+	@mkdir -p out
+	@$(BIN)/quorate bench robustness --results out/robustness.jsonl \
+	  --figure out/robustness.svg $(ARGS)
 
 bench-sync: $(INSTALLED) ## Measure how fast a fresh node catches up.
 	@$(BIN)/python -m bench.sync $(ARGS)

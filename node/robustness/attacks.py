@@ -14,7 +14,9 @@ parameter), n all updates, f the hostile ones, n = h + f. All hostile participan
 - mimic: the update of one honest participant, always the same one, so that it counts f + 1 times;
   whose updates differ most from the mean along the direction in which all vary most,
   arXiv:2006.09365, section 5.
-- label flip: an honest update, computed on labels told as 9 - l (arXiv:2007.08432).
+- label flip: what honest participants would send whose labels l are told as 9 - l
+  (arXiv:2007.08432). In the paper, each sends its own; here they agree on the mean of what all
+  honest ones would, as in ByzFL's benchmark, which rules find far harder to tell from honest.
 - min-max: mu - gamma sigma, with the largest gamma for which no honest update is farther away than
   the two honest ones that are farthest apart; Shejwalkar & Houmansadr, NDSS 2021, section IV.
 """

@@ -8,7 +8,7 @@ server optimizer's step. Below the participants there are no floats: an update i
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Protocol, assert_never, cast
+from typing import Final, Protocol, TypeAlias, assert_never, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +112,10 @@ class Server(Protocol):
         """
 
 
+MakeServer: TypeAlias = Callable[[AggregationRule, Model], Server]
+"""From the rule and the initial weights."""
+
+
 class IntegerServer:
     """The chain's arithmetic: updates are encoded, aggregated, and added to int32 weights."""
 
@@ -146,7 +150,7 @@ class IntegerServer:
 def run_case(
     case: Case,
     parameters: Hyperparameters,
-    make_server: Callable[[AggregationRule, Model], Server] = IntegerServer,
+    make_server: MakeServer = IntegerServer,
 ) -> Outcome:
     """Train, and return how accurate the final weights are; the same for the same arguments.
 

@@ -20,7 +20,7 @@ from typing import Final
 import msgspec
 from quorate.chain.errors import QuorateError
 
-from node.robustness.case import Case, Outcome, run_case
+from node.robustness.case import Case, IntegerServer, MakeServer, Outcome, run_case
 from node.robustness.learning import Hyperparameters
 
 JOBS_MAX: Final = 64
@@ -80,6 +80,7 @@ def run_cases(
     jobs: int,
     path: Path | None,
     on_outcome: Callable[[Case, Outcome], None],
+    make_server: MakeServer = IntegerServer,
 ) -> dict[Case, Outcome]:
     """Run cases that the file of results does not have yet; return what became of all of them.
 
@@ -93,6 +94,8 @@ def run_cases(
         The file of results, added to while cases end.
     on_outcome : callable
         Called for each case, those in the file first.
+    make_server : callable
+        As for `run_case`; the file does not say which.
 
     Raises
     ------
@@ -108,7 +111,7 @@ def run_cases(
     missing = [case for case in cases if case not in known]
     with ExitStack() as stack:
         file = None if path is None else stack.enter_context(_open_for_adding(path))
-        for case, outcome in _run_missing(missing, parameters, jobs):
+        for case, outcome in _run_missing(missing, parameters, jobs, make_server):
             outcomes[case] = outcome
             if file is not None:
                 line = msgspec.json.encode(Finished(case, parameters, outcome)).decode()
@@ -128,32 +131,33 @@ def _open_for_adding(path: Path) -> TextIOWrapper:
 
 
 def _run_missing(
-    cases: Sequence[Case], parameters: Hyperparameters, jobs: int
+    cases: Sequence[Case], parameters: Hyperparameters, jobs: int, make_server: MakeServer
 ) -> Iterator[tuple[Case, Outcome]]:
     if jobs == 1 or len(cases) <= 1:
         for case in cases:
-            yield case, run_case(case, parameters)
+            yield case, run_case(case, parameters, make_server)
         return
     # Started anew rather than forked: nothing of this process, its terminal or threads, is shared.
     pool = ProcessPoolExecutor(
         min(jobs, len(cases)), mp_context=get_context("spawn"), initializer=_ignore_interrupts
     )
     try:
-        yield from _collect(pool, iter(cases), parameters, jobs * WAITING_MAX)
+        yield from _collect(
+            lambda case: pool.submit(run_case, case, parameters, make_server),
+            cases,
+            jobs * WAITING_MAX,
+        )
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _collect(
-    pool: ProcessPoolExecutor,
-    cases: Iterable[Case],
-    parameters: Hyperparameters,
-    waiting_max: int,
+    submit: Callable[[Case], Future[Outcome]], cases: Iterable[Case], waiting_max: int
 ) -> Iterator[tuple[Case, Outcome]]:
     left, at_work = iter(cases), dict[Future[Outcome], Case]()
     while True:
         for case in left:
-            at_work[pool.submit(run_case, case, parameters)] = case
+            at_work[submit(case)] = case
             if len(at_work) >= waiting_max:
                 break
         if not at_work:

@@ -5,7 +5,7 @@ import pytest
 from quorate.chain.task import DEFAULT_RULE, AggregationRule, Stage
 from quorate.fixed_point import ModelSchema
 
-from node.demo.digits import Floats, Model, make_model
+from node.demo.digits import Floats, Model, load_digits, make_model, split_examples
 from node.robustness.attacks import Attack
 from node.robustness.case import (
     PARTICIPANTS,
@@ -16,9 +16,10 @@ from node.robustness.case import (
     run_case,
 )
 from node.robustness.grid import DEFAULT, RULES, is_applicable
-from node.robustness.learning import Hyperparameters
+from node.robustness.learning import Hyperparameters, Learners, flip_labels
 
 SHORT = Hyperparameters(steps=12)
+MEDIAN = AggregationRule((Stage.MEDIAN,), 1)
 
 
 def test_updates_are_encoded_as_the_sdk_does() -> None:
@@ -34,7 +35,7 @@ def test_updates_are_encoded_as_the_sdk_does() -> None:
 
 def test_the_server_adds_the_aggregate_in_integers() -> None:
     model = make_model(1)
-    server = IntegerServer(AggregationRule((Stage.MEDIAN,), 1), model)
+    server = IntegerServer(MEDIAN, model)
     before = np.concatenate([layer.reshape(-1) for layer in server.model])
     updates = np.zeros((3, before.size))
     updates[:, 5] = [0.25, 0.125, 1e6]
@@ -89,6 +90,17 @@ def test_who_sends_what(attack: Attack) -> None:
                 assert (honest == hostile[0]).all(axis=1).any()
             case _:
                 assert not (honest == hostile[0]).all(axis=1).any()
+
+
+def test_who_flips_labels_sends_the_mean_of_what_was_learned_from_them() -> None:
+    RECORDERS.clear()
+    run_case(Case("median", 4, 1.0, Attack.LABEL_FLIP, 0), SHORT, Recorder)
+    shards, _ = split_examples(load_digits(), 16, 0, alpha=1.0, examples_min=8)
+    flippers = Learners([flip_labels(shard) for shard in shards], SHORT, 0)
+    expected = flippers.compute_steps(IntegerServer(MEDIAN, make_model(0)).model, 0).mean(axis=0)
+    (recorder,) = RECORDERS
+    assert (recorder.rounds[0][-1] == expected).all()
+    assert np.linalg.norm(recorder.rounds[0][0] - expected) > 0.0
 
 
 def test_the_same_case_is_the_same_outcome() -> None:

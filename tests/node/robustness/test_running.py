@@ -35,7 +35,7 @@ def test_what_is_in_the_file_is_not_run_again(
     first = run(path, CASES[:2])
     ran: list[Case] = []
 
-    def note(case: Case, _parameters: Hyperparameters) -> Outcome:
+    def note(case: Case, _parameters: Hyperparameters, _server: object) -> Outcome:
         ran.append(case)
         return Outcome(0.5, 0)
 
@@ -53,7 +53,7 @@ def test_an_interruption_keeps_what_had_ended(
 ) -> None:
     path = tmp_path / "r.jsonl"
 
-    def stop(case: Case, _parameters: Hyperparameters) -> Outcome:
+    def stop(case: Case, _parameters: Hyperparameters, _server: object) -> Outcome:
         if case == CASES[3]:
             raise KeyboardInterrupt
         return Outcome(0.5, 0)
