@@ -28,6 +28,10 @@ CONNECTIONS_MAX: Final = 1_024
 STREAMS_PER_CONNECTION_MAX: Final = 8
 """Requests at a time on one HTTP/2 connection."""
 
+READ_BYTES: Final = 256 << 10
+"""What is read at a time at least: each piece of a body passes five layers, so that an upload in
+pieces of 64 KiB, hypercorn's own choice, takes half as much processor time again."""
+
 WRITE_BYTES: Final = 256 << 10
 WRITE_S_MAX: Final = 10.0
 """A client that does not take `WRITE_BYTES` in as many seconds loses its connection."""
@@ -98,8 +102,8 @@ class BoundedStream:
         return self._stream.socket
 
     async def receive_some(self, bytes_max: int) -> bytes:
-        """Return what has arrived; nothing at the end."""
-        return bytes(await self._stream.receive_some(bytes_max))
+        """Return what has arrived, up to `READ_BYTES` or more; nothing at the end."""
+        return bytes(await self._stream.receive_some(max(bytes_max, READ_BYTES)))
 
     async def send_all(self, data: bytes) -> None:
         """Send everything.
