@@ -17,8 +17,8 @@ Source: Yin, Chen, Ramchandran, Bartlett, arXiv:1803.01498, Definition 1.
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregation.columns import ColumnSource, get_block_bounds
-from aggregation.ranking import keep_middle
+from aggregation.columns import ColumnSource, get_wide_block_bounds
+from aggregation.ranking import keep_middle, select_ranks
 from aggregation.trimmed_mean import compute_rows_mean, count_within, judge_survival
 from aggregation.verdict import Verdict
 
@@ -47,15 +47,15 @@ def aggregate_median(
     n = source.n_updates
     vector = np.empty(source.dimension, np.int16)
     survived = np.zeros(n, np.int64)
-    for start, stop in get_block_bounds(source):
+    middle_ranks = ((n - 1) // 2,) if n % 2 else (n // 2 - 1, n // 2)
+    end_ranks = (num_byzantine, n - 1 - num_byzantine)
+    for start, stop in get_wide_block_bounds(source):
         block = source.read(start, stop)
-        kept = list(block)
         if is_judging:
-            kept = keep_middle(block.copy(), num_byzantine)
-            survived += count_within(block, kept)
-        # The median of the values left by trimming both ends alike is the median of all.
-        drop = (len(kept) - 1) // 2
-        middle = keep_middle(np.stack(kept) if is_judging else block, drop)
+            *middle, low, high = select_ranks(block.copy(), (*middle_ranks, *end_ranks))
+            survived += count_within(block, low, high)
+        else:
+            middle = keep_middle(block, middle_ranks[0])
         vector[start:stop] = compute_rows_mean(middle)
     if not is_judging:
         return vector, None

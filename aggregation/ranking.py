@@ -45,7 +45,30 @@ def keep_middle(block: NDArray[np.int16], drop: int) -> list[NDArray[np.int16]]:
         return list(block)
     if rows > NETWORK_ROWS_MAX:
         return _keep_middle_sorted(block, drop)
-    return _keep_middle_exchanged(block, drop)
+    kept = _exchange(block, get_selection_network(rows, drop))
+    return kept[drop : rows - drop]
+
+
+def select_ranks(block: NDArray[np.int16], ranks: tuple[int, ...]) -> list[NDArray[np.int16]]:
+    """Return each column's values of certain ranks.
+
+    Parameters
+    ----------
+    block : int16, (n, columns)
+        Contiguous; overwritten.
+    ranks : tuple of int
+        0..n - 1 each; 0 is the smallest value's.
+
+    Returns
+    -------
+    list of int16, (columns,)
+        One row for each rank, in the order of `ranks`.
+    """
+    if block.shape[0] > NETWORK_ROWS_MAX:
+        rows = _keep_middle_sorted(block, 0)
+    else:
+        rows = _exchange(block, get_rank_network(block.shape[0], ranks))
+    return [rows[rank] for rank in ranks]
 
 
 def sort_columns(block: NDArray[np.int16]) -> list[NDArray[np.int16]]:
@@ -79,10 +102,10 @@ def _keep_middle_sorted(block: NDArray[np.int16], drop: int) -> list[NDArray[np.
     return list(np.ascontiguousarray(columns[:, drop : block.shape[0] - drop].T))
 
 
-def _keep_middle_exchanged(block: NDArray[np.int16], drop: int) -> list[NDArray[np.int16]]:
+def _exchange(block: NDArray[np.int16], network: tuple[Exchange, ...]) -> list[NDArray[np.int16]]:
     rows = list(block)
     spare = np.empty(block.shape[1], np.int16)
-    for low, high, minimum_needed, maximum_needed in get_selection_network(len(rows), drop):
+    for low, high, minimum_needed, maximum_needed in network:
         first, second = rows[low], rows[high]
         if minimum_needed and maximum_needed:
             np.minimum(first, second, out=spare)
@@ -92,7 +115,7 @@ def _keep_middle_exchanged(block: NDArray[np.int16], drop: int) -> list[NDArray[
             np.minimum(first, second, out=first)
         else:
             np.maximum(first, second, out=second)
-    return rows[drop : len(rows) - drop]
+    return rows
 
 
 @lru_cache(maxsize=NETWORKS_CACHED_MAX)
@@ -115,7 +138,29 @@ def get_selection_network(rows: int, drop: int) -> tuple[Exchange, ...]:
     -------
     tuple of (int, int, bool, bool)
     """
-    labels = [_KEPT if drop <= row < rows - drop else _DISCARDED for row in range(rows)]
+    return _prune(rows, [_KEPT if drop <= row < rows - drop else _DISCARDED for row in range(rows)])
+
+
+@lru_cache(maxsize=NETWORKS_CACHED_MAX)
+def get_rank_network(rows: int, ranks: tuple[int, ...]) -> tuple[Exchange, ...]:
+    """Return the compare-exchanges that bring certain ranks into the rows of their numbers.
+
+    As `get_selection_network`, but for a label of its own for each row that is read at the end.
+
+    Parameters
+    ----------
+    rows : int
+    ranks : tuple of int
+        0..rows - 1 each.
+
+    Returns
+    -------
+    tuple of (int, int, bool, bool)
+    """
+    return _prune(rows, [-2 - row if row in ranks else _DISCARDED for row in range(rows)])
+
+
+def _prune(rows: int, labels: list[int]) -> tuple[Exchange, ...]:
     network: list[Exchange] = []
     for number, (low, high) in enumerate(reversed(get_sorting_network(rows)), start=1):
         if labels[low] == labels[high]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregation.arithmetic import compute_score, divide_rounded_int32
-from aggregation.columns import ColumnSource, get_block_bounds
+from aggregation.columns import ColumnSource, get_wide_block_bounds
 from aggregation.ranking import keep_middle
 from aggregation.verdict import Verdict
 
@@ -45,12 +45,12 @@ def aggregate_trimmed_mean(
     """
     vector = np.empty(source.dimension, np.int16)
     survived = np.zeros(source.n_updates, np.int64)
-    for start, stop in get_block_bounds(source):
+    for start, stop in get_wide_block_bounds(source):
         block = source.read(start, stop)
         kept = keep_middle(block.copy() if is_judging else block, num_byzantine)
         vector[start:stop] = compute_rows_mean(kept)
         if is_judging:
-            survived += count_within(block, kept)
+            survived += count_within(block, *find_range(kept))
     if not is_judging:
         return vector, None
     return vector, judge_survival(
@@ -66,26 +66,42 @@ def compute_rows_mean(rows: list[NDArray[np.int16]]) -> NDArray[np.int32]:
     return divide_rounded_int32(total, len(rows))
 
 
-def count_within(block: NDArray[np.int16], kept: list[NDArray[np.int16]]) -> NDArray[np.int64]:
-    """Count, per update, the columns in which its value lies within the range of the kept ones.
+def find_range(kept: list[NDArray[np.int16]]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
+    """Return the smallest and the largest value of each column of some rows."""
+    low, high = kept[0].copy(), kept[0].copy()
+    for row in kept[1:]:
+        np.minimum(low, row, out=low)
+        np.maximum(high, row, out=high)
+    return low, high
+
+
+def count_within(
+    block: NDArray[np.int16], low: NDArray[np.int16], high: NDArray[np.int16]
+) -> NDArray[np.int64]:
+    """Count, per update, the columns in which its value lies within a range.
+
+    Differences modulo 2^16 make one comparison of two: v - low <= high - low, which a value below
+    `low` fails because its difference wraps around to more than any range of int16 values spans.
 
     Parameters
     ----------
     block : int16, (n, columns)
-    kept : list of int16, (columns,)
-        Each column's middle values, in any order.
+        Values in +-32767.
+    low, high : int16, (columns,)
+        low <= high, values in +-32767.
 
     Returns
     -------
     int64, (n,)
     """
-    low, high = kept[0].copy(), kept[0].copy()
-    for row in kept[1:]:
-        np.minimum(low, row, out=low)
-        np.maximum(high, row, out=high)
+    first = low.view(np.uint16)
+    span = high.view(np.uint16) - first
+    offset, is_within = np.empty_like(span), np.empty(span.shape, np.bool_)
     counts = np.empty(block.shape[0], np.int64)
-    for index, row in enumerate(block):
-        counts[index] = np.count_nonzero((low <= row) & (row <= high))
+    for index, row in enumerate(block.view(np.uint16)):
+        np.subtract(row, first, out=offset)
+        np.less_equal(offset, span, out=is_within)
+        counts[index] = np.count_nonzero(is_within)
     return counts
 
 

@@ -21,6 +21,7 @@ from aggregation import (
     mean,
     multi_krum,
     ranking,
+    trimmed_mean,
 )
 from tests.aggregation import reference
 from tests.aggregation.reference import round_half_away
@@ -206,12 +207,13 @@ def test_clipping_by_table_and_by_division_scale_every_value(ratio: tuple[int, i
 @pytest.mark.parametrize("d", [1, 4095, 4096, 4097, 70_000])
 def test_blocks_cover_every_column_once_within_their_limit(n: int, d: int) -> None:
     source = columns.RowSource([np.broadcast_to(np.int16(1), (d,))] * n)
-    position = 0
-    for start, stop in columns.get_block_bounds(source):
-        assert start == position
-        assert 0 < stop - start <= min(columns.COLUMNS_MAX, columns.BLOCK_VALUES_MAX // n)
-        position = stop
-    assert position == d
+    for bounds in (columns.get_block_bounds, columns.get_wide_block_bounds):
+        position = 0
+        for start, stop in bounds(source):
+            assert start == position
+            assert 0 < stop - start <= min(columns.COLUMNS_MAX, columns.BLOCK_VALUES_MAX // n)
+            position = stop
+        assert position == d
 
 
 @given(st.integers(1, 70), st.data())
@@ -224,6 +226,33 @@ def test_networks_keep_the_middle(n: int, data: st.DataObject) -> None:
     kept = np.sort(np.array(ranking.keep_middle(block, drop)), axis=0)
     expected = [sorted(column)[drop : n - drop] for column in values]
     assert kept.T.tolist() == expected
+
+
+@given(st.integers(1, 70), st.data())
+def test_networks_select_ranks(n: int, data: st.DataObject) -> None:
+    ranks = tuple(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=4)))
+    values = data.draw(
+        st.lists(st.lists(st.integers(-9, 9), min_size=n, max_size=n), min_size=1, max_size=5)
+    )
+    block = np.ascontiguousarray(np.array(values, np.int16).T)
+    expected = [[sorted(column)[rank] for rank in ranks] for column in values]
+    assert np.array(ranking.select_ranks(block, ranks)).T.tolist() == expected
+
+
+def test_ranks_among_more_rows_than_a_network_sorts() -> None:
+    block = np.random.default_rng(3).integers(-99, 99, (ranking.NETWORK_ROWS_MAX + 1, 7), np.int16)
+    expected = np.sort(block, axis=0)[[0, 256, 512]]
+    assert np.array_equal(ranking.select_ranks(block, (0, 256, 512)), expected)
+
+
+@given(st.lists(st.integers(-32767, 32767), min_size=3, max_size=3), st.data())
+def test_counting_within_a_range_is_exact_to_its_ends(ends: list[int], data: st.DataObject) -> None:
+    low, _, high = sorted(ends)
+    near = st.sampled_from([low, high, max(low - 1, -32767), min(high + 1, 32767), -32767, 32767])
+    values = data.draw(st.lists(st.one_of(near, st.integers(-32767, 32767)), min_size=1))
+    block = np.array(values, np.int16)[:, None]
+    counts = trimmed_mean.count_within(block, np.array([low], np.int16), np.array([high], np.int16))
+    assert counts.tolist() == [int(low <= value <= high) for value in values]
 
 
 def test_sorting_networks_sort_every_pattern_of_zeros_and_ones() -> None:
