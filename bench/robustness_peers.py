@@ -12,7 +12,7 @@ them beside.
 import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from quorate.chain.task import AggregationRule, Stage
@@ -50,7 +50,7 @@ class ByzflServer:
 def _make_stage(stage: Stage, f: int) -> Callable[[Floats], Floats]:
     import byzfl  # noqa: PLC0415 - of the dependency group peers.
 
-    makers: dict[Stage, Callable[[], Any]] = {
+    makers: dict[Stage, Callable[[], Callable[[Floats], Floats]]] = {
         Stage.MEAN: byzfl.Average,
         Stage.MEDIAN: byzfl.Median,
         Stage.TRIMMED_MEAN: lambda: byzfl.TrMean(f),
@@ -61,8 +61,7 @@ def _make_stage(stage: Stage, f: int) -> Callable[[Floats], Floats]:
         Stage.ARC: lambda: byzfl.ARC(f),
         Stage.CLIP: lambda: _clip,
     }
-    made: Callable[[Floats], Floats] = makers[stage]()
-    return made
+    return makers[stage]()
 
 
 def _clip(vectors: Floats) -> Floats:
