@@ -10,6 +10,10 @@ import trio
 PIECE_BYTES: Final = 65507
 """Bytes written at a time: what fits one yamux frame and one noise packet."""
 
+SLACK_S: Final = 0.005
+"""What is due within as many seconds is sent at once: waking for each piece costs more than the
+piece. Votes wait no longer than that for it."""
+
 BURST_S: Final = 0.02
 """Budget of as many seconds may be saved up while nothing is sent."""
 
@@ -40,7 +44,7 @@ class Pacer:
         return max(0.0, start - now)
 
     async def wait(self, n_bytes: int) -> None:
-        """Take `n_bytes` out of the budget and wait until they may be sent."""
+        """Take `n_bytes` out of the budget and wait until they may be sent, or nearly so."""
         delay = self.charge(n_bytes, trio.current_time())
-        if delay > 0:
+        if delay > SLACK_S:
             await trio.sleep(delay)

@@ -55,6 +55,14 @@ class MuxedStream(Protocol):
 
     stream_id: int
     conn: MuxedConnection
+    _pending_recv_release: int
+
+    def _grow_threshold(self) -> int:
+        """Return half of the receive window."""
+        ...
+
+    async def _auto_tune_and_send_window_update(self, *, bytes_read: int = 0) -> None:
+        """Let the peer send as much more as was read."""
 
 
 class Stream(Protocol):
@@ -79,6 +87,7 @@ class StreamWire:
 
     def __init__(self, stream: object) -> None:
         self._stream = cast("Stream", stream)
+        batch_window_updates(self._stream.muxed_stream)
         self._conn = self._stream.swarm_conn
         self.peer = get_peer(self._conn)
         remote = self._conn.muxed_conn.get_remote_address()
@@ -123,6 +132,23 @@ class StreamWire:
     async def force_close(self) -> None:
         """Close the connection under the stream."""
         await force_close(self._conn)
+
+
+def batch_window_updates(stream: MuxedStream) -> None:
+    """Give a sender room again when half of the window was read, not after each read.
+
+    The library does so after nearly every read: 18 messages for a megabyte, each encrypted, sent
+    and taken apart, which were a quarter of the processor time of a transfer.
+    """
+    send = stream._auto_tune_and_send_window_update  # noqa: SLF001 - it has no other name.
+
+    async def send_when_due(*, bytes_read: int = 0) -> None:
+        stream._pending_recv_release += bytes_read  # noqa: SLF001
+        is_due = stream._pending_recv_release >= stream._grow_threshold()  # noqa: SLF001
+        if is_due or not bytes_read:
+            await send()
+
+    stream._auto_tune_and_send_window_update = send_when_due  # type: ignore[method-assign] # noqa: SLF001
 
 
 def get_peer(conn: Connection) -> PeerId:

@@ -1,6 +1,7 @@
 """The rules without I/O: addresses, queues, budget, scores, admission, whom to dial."""
 
 import pytest
+import trio
 
 from p2p import keeping
 from p2p.address import parse_address, parse_peer_address
@@ -23,7 +24,7 @@ from p2p.network import (
     Priority,
 )
 from p2p.outbox import CONTROL_FRAMES_MAX, Outbox
-from p2p.pacing import BURST_S, Pacer
+from p2p.pacing import BURST_S, SLACK_S, Pacer
 from p2p.scoring import SCORE_AFTER_BAN, SCORES_MAX, ScoreBook
 
 SEEDS = [index.to_bytes(32, "big") for index in range(64)]
@@ -182,6 +183,23 @@ def test_the_pacer_keeps_to_its_budget() -> None:
     # Nothing is saved up beyond the burst.
     assert pacer.charge(100, 1000.0) == 0
     assert pacer.get_delay(1000.0) == pytest.approx(0.1 - BURST_S)
+
+
+async def test_nobody_is_woken_for_what_is_nearly_due(
+    autojump_clock: object,  # noqa: ARG001 - it works by being asked for.
+) -> None:
+    pacer = Pacer(1_000_000)
+    await trio.sleep(1)
+    began = trio.current_time()
+    for n_bytes in (BURST_S * 1_000_000, SLACK_S * 900_000, 1):
+        await pacer.wait(int(n_bytes))
+    assert trio.current_time() - began == pytest.approx(0, abs=0.001)
+    # What was sent early is waited for later: the budget is kept.
+    await pacer.wait(100_000)
+    await pacer.wait(100_000)
+    assert trio.current_time() - began == pytest.approx(0.1045, abs=0.001)
+    await pacer.wait(1)
+    assert trio.current_time() - began == pytest.approx(0.2045, abs=0.001)
 
 
 def test_scores_recover_and_bans_expire() -> None:

@@ -571,10 +571,23 @@ async def _do_nothing(_self: Any) -> None:
     await trio.lowlevel.checkpoint()
 
 
+class Drain(Node):
+    """Echoes what is short, so that nobody needs to read what is long."""
+
+    async def echo(self, _protocol: str, wire: Any) -> None:
+        try:
+            while True:
+                data = await wire.read(65536)
+                if len(data) < 100:
+                    await wire.write(data)
+        except WireClosed:
+            pass
+
+
 @pytest.mark.parametrize("shielded", [True, False])
 async def test_a_cancelled_write_breaks_the_connection(shielded: bool) -> None:
     """Why every write is shielded: half a frame is never repaired."""
-    server, client = Node(1), Node(2)
+    server, client = Drain(1), Node(2)
     n_broken = 0
     async with running(server, client):
         for attempt in range(8):
@@ -601,6 +614,34 @@ async def _is_alive(client: Node, connection: object) -> bool:
     except WireClosed:
         pass
     return False
+
+
+@pytest.mark.parametrize("batched", [True, False])
+async def test_a_sender_gets_room_again_in_large_pieces(monkeypatch: Any, batched: bool) -> None:
+    """Without the workaround nearly every read makes the library send a message."""
+    if not batched:
+        monkeypatch.setattr(stream_wire, "batch_window_updates", lambda _stream: None)
+    updates = [0]
+    send = yamux.YamuxStream.send_window_update
+
+    async def count(*arguments: Any, **options: Any) -> None:
+        updates[0] += 1
+        await send(*arguments, **options)
+
+    monkeypatch.setattr(yamux.YamuxStream, "send_window_update", count)
+    server, client = Node(1), Node(2)
+    data = os.urandom(8 << 20)
+    async with running(server, client), trio.open_nursery() as nursery:
+        wire = await client.host.open_wire(await client.dial(server), ECHO)
+        nursery.start_soon(wire.write, data)
+        received = bytearray()
+        with trio.fail_after(30):
+            while len(received) < len(data):
+                received += await wire.read(65536)
+        await wire.force_close()
+    assert received == data
+    # Both ways together: 16 MiB in pieces of at most 64 KiB, and half of a window of 256 KiB.
+    assert (updates[0] <= 128 + 8) is batched
 
 
 async def test_garbage_on_a_new_connection_harms_nobody() -> None:
