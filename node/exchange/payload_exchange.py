@@ -28,6 +28,9 @@ PULLS_MAX: Final = 8
 """Payloads pulled at a time, and as many for blocks."""
 CHUNKS_IN_MEMORY_MAX: Final = 16
 """Chunks of queued payloads that are asked for or being written, and as many for blocks."""
+LOOK_S: Final = 0.05
+"""How often it is looked whether what a block needs has come another way than from the peer that
+was asked, who may take until the timeout to say nothing."""
 PARTIAL_IDLE_S: Final = 600.0
 """A payload that arrives chunk by chunk is dropped if no chunk has come for one to two times as
 long. A restart begins this anew."""
@@ -160,10 +163,21 @@ class PayloadExchange:
             # As many as blocks name, which has a limit of its own, beside those in the queue.
             wanted = self._wanted.setdefault(payload_hash, _Wanted(size))
             wanted.size = wanted.size or size
-            if wanted.is_started:
-                await wanted.done.wait()
-            else:
-                await self._pull_to_the_end(payload_hash, wanted, self._block_parts)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._look_for, payload_hash, nursery.cancel_scope)
+                if wanted.is_started:
+                    await wanted.done.wait()
+                else:
+                    await self._pull_to_the_end(payload_hash, wanted, self._block_parts)
+                nursery.cancel_scope.cancel()
+
+    async def _look_for(self, payload_hash: Hash, pulling: trio.CancelScope) -> None:
+        """Stop waiting for a payload once it is here: it may have come with its transaction."""
+        while True:
+            if self._payloads.has(payload_hash):
+                pulling.cancel()
+                return
+            await trio.sleep(LOOK_S)
 
     async def run(self) -> None:
         """Pull until cancelled."""

@@ -40,8 +40,9 @@ CONSENSUS = {"ProposalMessage", "PartMessage", "VotesMessage"}
         # With one of four off, the height takes a round more, and each vote of the others counts.
         ("three_of_four", CONSENSUS | {"TransactionsMessage", "Status"}, 1.3),
         # Who waits for a payload in vain asks the next peer; the others decide meanwhile.
-        ("large_update", CONSENSUS | {"TransactionsMessage", "Request", "Answer"}, 25.0),
-        ("sealing_update", CONSENSUS | {"TransactionsMessage"}, 25.0),
+        ("large_update", CONSENSUS | {"PayloadAnnouncementsMessage", "Request", "Answer"}, 21.0),
+        # What the block needs comes with its transaction a moment later: nobody waits for a peer.
+        ("sealing_update", CONSENSUS | {"TransactionsMessage", "Request", "Answer"}, 1.0),
     ],
 )
 def test_no_message_is_needed(scenario: str, kinds: set[str], bound_s: float) -> None:

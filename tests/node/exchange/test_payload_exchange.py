@@ -23,6 +23,7 @@ from node.exchange.messages import (
 )
 from node.exchange.payload_exchange import (
     CHUNKS_IN_MEMORY_MAX,
+    LOOK_S,
     PULLS_MAX,
     WANTED_MAX,
     PayloadExchange,
@@ -398,6 +399,22 @@ async def test_a_pull_cut_short_by_its_height_goes_on_for_its_transaction(
         await trio.sleep(1)
         nursery.cancel_scope.cancel()
     assert stored == [name_of(SMALL)]
+
+
+async def test_a_payload_that_comes_another_way_is_waited_for_no_longer(
+    autojump_clock: object,
+) -> None:
+    exchange, _ = make_exchange(ScriptedNetwork(a=be_silent), payloads := MemoryPayloadStore())
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(exchange.run)
+        nursery.start_soon(exchange.wait_for, (name_of(SMALL),))
+        await trio.sleep(1)
+        payloads.put(SMALL)
+        with trio.fail_after(2 * LOOK_S):
+            await exchange.wait_for((name_of(SMALL),))
+            while exchange.wanted_count:  # noqa: ASYNC110
+                await trio.sleep(LOOK_S / 10)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_silent_peer_is_asked_once_for_a_payload(autojump_clock: object) -> None:
