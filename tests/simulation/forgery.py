@@ -18,10 +18,11 @@ from quorate.chain.block import (
     split_block,
 )
 from quorate.chain.codec import decode, encode
-from quorate.chain.errors import DecodeError
+from quorate.chain.errors import DecodeError, PendingError, TransactionError
 from quorate.chain.ids import Address, Hash, Height, Round
 from quorate.chain.keys import Domain, PrivateKey
 from quorate.chain.parameters import BLOCK_BYTES_MAX
+from quorate.chain.transaction import compute_transaction_hash, decode_transaction
 from quorate.chain.vote import (
     COMMIT_BYTES_MAX,
     BlockId,
@@ -32,6 +33,7 @@ from quorate.chain.vote import (
     compute_vote_sign_bytes,
 )
 
+from ledger.execution import BlockExecution
 from node.agreement.block_assembly import BlockAssembly
 from node.exchange.messages import (
     PartMessage,
@@ -41,6 +43,7 @@ from node.exchange.messages import (
     decode_message,
     encode_message,
 )
+from node.execution.executor import Executor
 from p2p.network import PeerId
 
 REMEMBERED_MAX = 16
@@ -62,6 +65,7 @@ class Forged(msgspec.Struct):
     honest: BlockId
     proposal: Proposal
     parts: list[BlockPart]
+    share: float
     shown_to: dict[PeerId, bool]
 
 
@@ -87,10 +91,11 @@ class Forger:
         self._random = source
         self._forged: dict[tuple[int, int], Forged] = {}
         self._assembly: BlockAssembly | None = None
+        self._executor: Executor | None = None
 
-    def follow(self, assembly: BlockAssembly) -> None:
-        """Take the blocks to alter from here: the node that runs now."""
-        self._assembly = assembly
+    def follow(self, assembly: BlockAssembly, executor: Executor) -> None:
+        """Take the blocks to alter, and the state for others, from the node that runs now."""
+        self._assembly, self._executor = assembly, executor
 
     def other_block(self, height: int) -> BlockId | None:
         """Return a block of the height that was made up, if there is one."""
@@ -140,7 +145,7 @@ class Forger:
             return None
         is_shown = forged.shown_to.get(peer)
         if is_shown is None:
-            is_shown = forged.shown_to[peer] = self._random.random() < 0.6
+            is_shown = forged.shown_to[peer] = self._random.random() < forged.share
         return forged if is_shown else None
 
     def _make(self, proposal: Proposal) -> Forged | None:
@@ -158,8 +163,14 @@ class Forger:
                 proposal, valid_round=Round(self._random.randrange(proposal.round))
             )
             _, split = split_block(parts.raw)
-            return Forged(proposal.block_id, self._sign(proposal_), split, {})
-        altered = ALTERATIONS[forgery](block, self._random)
+            return Forged(proposal.block_id, self._sign(proposal_), split, self._draw_share(), {})
+        altered = (
+            _execute_sibling(self._executor, block, self._random)
+            if forgery is Forgery.SIBLING
+            else ALTERATIONS[forgery](block, self._random)
+        )
+        if altered is None:
+            return None
         raw = encode(altered)
         _, split = split_block(raw)
         drafted = msgspec.structs.replace(
@@ -167,7 +178,11 @@ class Forger:
             block_id=compute_block_id(altered, raw),
             time_ms=altered.header.time_ms,
         )
-        return Forged(proposal.block_id, self._sign(drafted), split, {})
+        return Forged(proposal.block_id, self._sign(drafted), split, self._draw_share(), {})
+
+    def _draw_share(self) -> float:
+        """To all, or to some: two halves that saw different blocks agree on neither."""
+        return self._random.choice((0.5, 1.0))
 
     def _sign(self, proposal: Proposal) -> Proposal:
         raw = compute_proposal_sign_bytes(self._chain_id, proposal)
@@ -191,7 +206,8 @@ class Forger:
 
 def forge_decided(stored: StoredBlock, source: random.Random) -> StoredBlock:
     """Return another block in the place of a decided one, with a commit that nobody signed."""
-    block = _make_sibling(decode(Block, stored.block, BLOCK_BYTES_MAX), source)
+    block = decode(Block, stored.block, BLOCK_BYTES_MAX)
+    block = _replace_header(block, time_ms=block.header.time_ms + source.randint(1, 3))
     commit = decode(Commit, stored.commit, COMMIT_BYTES_MAX)
     raw = encode(block)
     false = msgspec.structs.replace(commit, block_id=compute_block_id(block, raw))
@@ -206,9 +222,24 @@ def _replace_header(block: Block, **changes: object) -> Block:
     return msgspec.structs.replace(block, header=header)
 
 
-def _make_sibling(block: Block, source: random.Random) -> Block:
-    """Another time, or fewer transactions: valid as long as the state does not depend on it."""
-    return _replace_header(block, time_ms=block.header.time_ms + source.randint(1, 3))
+def _execute_sibling(
+    executor: Executor | None, block: Block, source: random.Random
+) -> Block | None:
+    """Return a block of another time with fewer transactions, executed: it is as good."""
+    if executor is None or block.evidence or block.header.height != executor.position.next_height:
+        return None
+    time_ms = block.header.time_ms + source.randint(1, 3)
+    kept = block.transactions[: source.randint(0, len(block.transactions))]
+    context = executor._make_context(time_ms, block.header.proposer, ())
+    execution = BlockExecution(executor.state, context, executor._payloads, executor._aggregates)
+    try:
+        for raw in kept:
+            execution.apply_transaction(compute_transaction_hash(raw), decode_transaction(raw))
+        result = execution.finish()
+    except (TransactionError, PendingError):
+        return None
+    header = executor._make_header(time_ms, block.header.proposer, kept, (), result)
+    return Block(header, kept, (), block.last_commit)
 
 
 def _falsify_root(block: Block, source: random.Random) -> Block:
@@ -251,7 +282,6 @@ def _invalidate(block: Block, source: random.Random) -> Block:
 
 
 ALTERATIONS: dict[Forgery, Alteration] = {
-    Forgery.SIBLING: _make_sibling,
     Forgery.WRONG_ROOT: _falsify_root,
     Forgery.INVALID: _invalidate,
 }

@@ -2,7 +2,8 @@
 
 Owns the choice of network, faults, schedules and their times. Never looks at the run. Some seeds
 are ordinary bad luck, in which each kind of fault is switched on or off for the whole run; others
-play one of the schedules that bad luck hardly ever makes (`schedules`).
+play one of the schedules that bad luck hardly ever makes (`schedules`), or give one byzantine
+validator all the chances there are.
 """
 
 import random
@@ -16,6 +17,19 @@ Pairs = tuple[tuple[int, int], ...]
 
 SCHEDULED_SHARE = 0.4
 """The share of seeds that play a schedule."""
+VILLAIN_SHARE = 0.1
+"""The share of seeds in which one byzantine validator has as much power as there may be."""
+DISHONEST_ANSWERS = (
+    Behaviour.LYING_ANSWERS,
+    Behaviour.FALSE_HEIGHTS,
+    Behaviour.WITHHOLD_ANSWERS,
+)
+DISHONEST_PROPOSALS = (
+    Behaviour.INVALID_BLOCKS,
+    Behaviour.WRONG_ROOTS,
+    Behaviour.EQUIVOCATE_PROPOSALS,
+    Behaviour.FALSE_POLKA,
+)
 MILD = Conditions(delay_s=0.002, jitter_s=0.002, loss=0.0, duplication=0.0)
 
 
@@ -64,7 +78,10 @@ class Plan:
 def make_plan(seed: int) -> Plan:
     """Draw a run from its seed."""
     draw = random.Random(f"{seed}/plan")
-    if draw.random() >= SCHEDULED_SHARE:
+    kind = draw.random()
+    if kind < VILLAIN_SHARE:
+        return _draw_villain(draw, seed)
+    if kind > VILLAIN_SHARE + SCHEDULED_SHARE:
         return _draw_ordinary(draw, seed)
     schedule = draw.choice(
         (
@@ -107,7 +124,7 @@ def _draw_scheduled(draw: random.Random, seed: int, schedule: str, height: int) 
     everybody = range(len(powers))
     outage_s = 0.0
     if schedule in {"PowerCut", "HalfLocked"}:
-        outage_s = draw.choice((0.1, 1.0, 90.0))
+        outage_s = draw.choice((0.1, 1.0, 600.0))
     return Plan(
         seed=seed,
         powers=powers,
@@ -191,9 +208,47 @@ def _draw_byzantine(
     for number in draw.sample(range(len(powers)), len(powers)):
         power = powers[number] + sum(powers[each] for each in byzantine)
         if 3 * power < sum(powers):
-            behaviours = draw.sample(list(Behaviour), draw.choice((1, 1, 2, 3)))
-            byzantine[number] = tuple(behaviours)
+            byzantine[number] = _draw_behaviours(draw, draw.choice((1, 1, 2, 3)))
     return byzantine
+
+
+def _draw_behaviours(draw: random.Random, count: int) -> tuple[Behaviour, ...]:
+    behaviours = tuple(draw.sample(list(Behaviour), count))
+    # Whoever is silent does nothing else.
+    return (Behaviour.SILENT,) if Behaviour.SILENT in behaviours else behaviours
+
+
+def _draw_villain(draw: random.Random, seed: int) -> Plan:
+    """Return a network with one byzantine validator of as much power as there may be.
+
+    It proposes more often than others; and if it answers falsely, somebody has to ask it.
+    """
+    plan = _draw_ordinary(draw, seed)
+    powers = draw.choice(((10, 10, 10, 14), (3, 3, 3, 4), (10, 10, 10, 10, 19)))
+    villain = len(powers) - 1
+    behaviours = draw.choice((DISHONEST_ANSWERS, DISHONEST_PROPOSALS, tuple(Behaviour)[1:]))
+    said = tuple(draw.sample(behaviours, draw.choice((1, 2))))
+    pairs: Pairs | None = None
+    late: frozenset[int] = frozenset()
+    faults: tuple[tuple[float, Fault], ...] = ()
+    if behaviours is DISHONEST_ANSWERS:
+        # It joins late, and besides the villain it knows one other.
+        late, others = frozenset({0}), range(1, len(powers))
+        pairs = tuple((a, b) for a in others for b in others if a < b)
+        pairs += ((0, villain), (0, draw.choice(others[:-1])))
+        faults = ((plan.safety_s / 2, ("start", 0)),)
+    return replace(
+        plan,
+        powers=powers,
+        byzantine={villain: said},
+        late=late,
+        skews_ms=tuple(draw.randint(-100, 100) for _ in powers),
+        lags_s=tuple(0.0 for _ in powers),
+        cables=pairs,
+        conditions=replace(MILD, delay_s=draw.choice((0.0005, 0.004))),
+        empty_block_interval_ms=100,
+        faults=faults,
+    )
 
 
 def _draw_cables(draw: random.Random, honest: list[int], count: int) -> Pairs:
