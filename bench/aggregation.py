@@ -54,7 +54,14 @@ Outcome = Figures | Failure
 
 
 def run_case(
-    library: str, rule: str, n_updates: int, dimension: int, *, threads: int, memory_mib: int
+    library: str,
+    rule: str,
+    n_updates: int,
+    dimension: int,
+    *,
+    threads: int,
+    memory_mib: int,
+    seconds_max: int = CASE_SECONDS_MAX,
 ) -> Outcome:
     """Measure one case in a process of its own."""
     case = (library, rule, n_updates, dimension)
@@ -71,11 +78,11 @@ def run_case(
             cwd=Path(__file__).resolve().parents[1],
             capture_output=True,
             text=True,
-            timeout=CASE_SECONDS_MAX,
+            timeout=seconds_max,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return Failure(*case, f"over {CASE_SECONDS_MAX} s")
+        return Failure(*case, f"over {seconds_max} s")
     if finished.returncode == 0:
         return Figures(**json.loads(finished.stdout.splitlines()[-1]))
     cause = find_memory_cause(finished.stderr, memory_mib)
@@ -115,6 +122,7 @@ def run_all(options: argparse.Namespace) -> list[Outcome]:
                         dimension,
                         threads=options.threads,
                         memory_mib=options.memory_mib,
+                        seconds_max=options.case_seconds,
                     )
                     for library in libraries
                     if library == OURS or rule in PEERS[library]
@@ -171,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rules", nargs="+", choices=RULES, default=list(RULES))
     parser.add_argument("--threads", type=int, default=1, help="threads of each library")
     parser.add_argument("--memory-mib", type=int, default=MEMORY_MIB_DEFAULT, help="per case")
+    parser.add_argument("--case-seconds", type=int, default=CASE_SECONDS_MAX, help="per case")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     options = parser.parse_args(arguments)
     outcomes = run_all(options)
