@@ -261,6 +261,17 @@ def test_a_payload_that_is_dropped_before_its_transaction_is_uploaded_again(
         client.submit_update(PARTICIPANTS[0], task_id, make_update_draft(node, task_id))
 
 
+def test_a_refused_update_is_not_uploaded_again(client: Client, node: FakeNode) -> None:
+    task_id = make_large_task(client)
+    draft = make_update_draft(node, task_id)
+    client.submit_update(PARTICIPANTS[0], task_id, draft)
+    node.requests.clear()
+    with pytest.raises(RpcError, match="wrong_training_round"):
+        client.submit_update(PARTICIPANTS[0], task_id, draft)
+    assert node.requests.count("POST /v1/payloads") == 1
+    assert node.requests.count("POST /v1/transactions") == 1
+
+
 def test_an_update_of_another_size_is_not_even_begun(client: Client, node: FakeNode) -> None:
     task_id = make_large_task(client)
     node.requests.clear()
