@@ -44,6 +44,11 @@ task_app = typer.Typer(no_args_is_help=True, help="Create and look at tasks.")
 participant_app = typer.Typer(no_args_is_help=True, help="Take part in a task.")
 update_app = typer.Typer(no_args_is_help=True, help="Submit model updates.")
 
+DECISION_S: Final = 30.0
+"""How long a decision is waited for,"""
+PAYLOAD_BYTES_PER_S: Final = 1_000_000
+"""and a second more for as many bytes of a payload."""
+
 FOLDER_DEFAULT: Final = Path(KEYRING_DEFAULT)
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The task's name or id.")]
 
@@ -136,7 +141,7 @@ def create(
         submitted = client.create_task(
             signer, draft.spec, draft.weights, progress=ProgressBar().show
         )
-        outcome = _await_decision(client, submitted, wait)
+        outcome = _await_decision(client, submitted, wait, len(draft.weights))
     printer.print_record({"task_id": submitted.hash, "name": draft.spec.name, **outcome})
 
 
@@ -255,17 +260,22 @@ def submit(
             printer.note(f"{saturated} numbers do not fit the task's scale and were cut off.")
         draft = UpdateDraft(found.training_round, found.weights_root, data, examples)
         submitted = client.submit_update(signer, found, draft, progress=ProgressBar().show)
-        outcome = _await_decision(client, submitted, wait)
+        size = found.spec.update_layout.size
+        outcome = _await_decision(client, submitted, wait, size)
     printer.print_record(
         {"participant": signer.address, "training_round": found.training_round, **outcome}
     )
 
 
-def _await_decision(client: Client, submitted: Submitted, wait: bool) -> dict[str, Value]:
+def _await_decision(
+    client: Client, submitted: Submitted, wait: bool, payload_bytes: int = 0
+) -> dict[str, Value]:
     """Return what became of a transaction that the node has accepted."""
     if not wait:
         return {"transaction": submitted.hash, "status": submitted.status}
-    info = client.wait_for_transaction(submitted.hash)
+    # Validators have to pull a payload first.
+    patience_s = DECISION_S + payload_bytes / PAYLOAD_BYTES_PER_S
+    info = client.wait_for_transaction(submitted.hash, patience_s)
     return {"transaction": submitted.hash, "status": info.status, "height": info.height}
 
 
