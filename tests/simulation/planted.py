@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 from quorate.chain.codec import decode
+from quorate.chain.errors import BlockError, PendingError
 from quorate.chain.vote import COMMIT_BYTES_MAX, Commit
 
 from consensus.driver import Driver
@@ -134,6 +135,21 @@ def skip_execution_check() -> None:
     executor.validate_roots = lambda *args, **kwargs: None  # type: ignore[attr-defined]
 
 
+def missing_is_invalid() -> None:
+    """A block of which a payload is missing is invalid, for good."""
+    honest = Executor.judge
+
+    async def judge(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return await honest(self, *args, **kwargs)
+        except PendingError as error:
+            if error.missing_payloads:
+                raise BlockError("a payload is missing") from error
+            raise
+
+    Executor.judge = judge  # type: ignore[method-assign]
+
+
 def skip_header_check() -> None:
     """What a header says of height, time, parent and validators is not compared with the chain."""
     executor.validate_header = lambda *args, **kwargs: None  # type: ignore[attr-defined]
@@ -181,6 +197,7 @@ PLANTED: dict[str, Plant] = {
         *LOAD_PLANTS,
         never_repair_parts,
         drop_at_full_queue,
+        missing_is_invalid,
         skip_header_check,
         forget_signed,
         lose_the_log,
