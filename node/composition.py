@@ -36,6 +36,7 @@ from node.events import EventBus
 from node.exchange.announcements import PayloadAnnouncements
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.catching_up import CatchUp
+from node.exchange.messages import RIDING_PAYLOAD_BYTES_MAX
 from node.exchange.payload_exchange import PayloadExchange
 from node.exchange.payloads_ahead import PayloadsAhead
 from node.exchange.reactor import Reactor, ReactorParts
@@ -167,7 +168,7 @@ class Node:
             network,
             storage.payloads,
             config.storage.payload_bytes_max,
-            self._mempool.receive_payload,
+            self._on_payload,
         )
         self._catch_up = CatchUp(network)
         self._catch_up.advance(executor.position.height)
@@ -361,6 +362,13 @@ class Node:
                 task_status.started()
         finally:
             self._events.close()
+
+    def _on_payload(self, payload_hash: Hash) -> None:
+        """Take note of a payload that was pulled; what it was pulled for may never be decided."""
+        services = self.services
+        if (services.storage.payloads.size(payload_hash) or 0) > RIDING_PAYLOAD_BYTES_MAX:
+            self._retention.release_undecided(payload_hash, services.now_ms())
+        self._mempool.receive_payload(payload_hash)
 
     def _want_payload(self, payload_hash: Hash, size: int, peer: str) -> None:
         self._exchange.want(payload_hash, size, PeerId(peer))

@@ -140,15 +140,17 @@ def batch_window_updates(stream: MuxedStream) -> None:
     The library does so after nearly every read: 18 messages for a megabyte, each encrypted, sent
     and taken apart, which were a quarter of the processor time of a transfer.
     """
-    send = stream._auto_tune_and_send_window_update  # noqa: SLF001 - it has no other name.
+    # None of these has another name.
+    # ruff: noqa: SLF001
+    send = stream._auto_tune_and_send_window_update
 
     async def send_when_due(*, bytes_read: int = 0) -> None:
-        stream._pending_recv_release += bytes_read  # noqa: SLF001
-        is_due = stream._pending_recv_release >= stream._grow_threshold()  # noqa: SLF001
+        stream._pending_recv_release += bytes_read
+        is_due = stream._pending_recv_release >= stream._grow_threshold()
         if is_due or not bytes_read:
             await send()
 
-    stream._auto_tune_and_send_window_update = send_when_due  # type: ignore[method-assign] # noqa: SLF001
+    stream._auto_tune_and_send_window_update = send_when_due  # type: ignore[method-assign]
 
 
 def get_peer(conn: Connection) -> PeerId:

@@ -276,10 +276,11 @@ class PayloadAnnouncements:
             yield sign_announcement(self._key, self._chain_id, self._last_own_ms, batch)
 
     async def _repair(self) -> None:
-        """Announce again what is pending still, and forget what nobody names any more."""
+        """Announce again what is pending, want again what is lacking, forget what nobody names."""
         while True:
             await trio.sleep(REPAIR_S)
             self._announce_own(self._mempool.large.hashes)
+            self._mempool.want_again()
             names = self._mempool.names_payload
             for payload_hash in [each for each in self._by_payload if not names(each)]:
                 del self._by_payload[payload_hash]

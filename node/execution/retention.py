@@ -18,6 +18,8 @@ _WEIGHTS_PREFIX = b"W"
 _TIME_BYTES = 8
 CROWDED_PART = 0.75
 """The part of the payload store's limit above which superseded weights go before their time."""
+UNDECIDED_KEPT_MS = 600_000
+"""How long a payload is kept at least that was pulled for a transaction, in block time."""
 DROPPED_PER_BLOCK_MAX = 256
 """Payloads dropped at one block; the rest waits for the next."""
 
@@ -57,6 +59,10 @@ class Retention:
         """Let payloads go at a block time, in milliseconds."""
         self._put(_PREFIX, payload_hashes, due_ms)
 
+    def release_undecided(self, payload_hash: Hash, time_ms: int) -> None:
+        """Let a payload go a while after a block time, unless a block names it until then."""
+        self.release((payload_hash,), time_ms + UNDECIDED_KEPT_MS)
+
     def release_weights(self, roots: Iterable[Hash], due_ms: int) -> None:
         """Let superseded weights go at a block time, or before it if space runs out."""
         self._put(_WEIGHTS_PREFIX, roots, due_ms)
@@ -85,10 +91,16 @@ class Retention:
                 break
             payload_hash = Hash(key[-HASH_BYTES:])
             pending = self._get_pending() if pending is None else pending
-            is_needed = self._is_needed(payload_hash) or payload_hash in pending
-            if not is_needed and self._payloads.delete(payload_hash):
-                dropped += 1
             batch.delete(key)
+            if self._is_needed(payload_hash):
+                # The state will let it go when its time comes.
+                pass
+            elif payload_hash in pending:
+                # Its transaction may be dropped, and nobody would let go of the payload then.
+                again_ms = time_ms + UNDECIDED_KEPT_MS
+                batch.put(prefix + again_ms.to_bytes(_TIME_BYTES, "big") + payload_hash, b"")
+            elif self._payloads.delete(payload_hash):
+                dropped += 1
             if len(batch.operations) >= DROPPED_PER_BLOCK_MAX:
                 break
         if batch.operations:

@@ -123,6 +123,10 @@ class HeldTransactions:
         hashes = tuple(self._by_payload.get(payload_hash, ()))
         return [held for each in hashes if (held := self.remove(each)) is not None]
 
+    def get_for_payload(self) -> tuple[PendingTransaction, ...]:
+        """Return one of those that wait for each payload, the payload waited for longest first."""
+        return tuple(self._held[next(iter(each))].entry for each in self._by_payload.values())
+
     def take_for_state(self, count_max: int) -> list[HeldTransaction]:
         """Take out the oldest that wait for a change of the state."""
         hashes = [

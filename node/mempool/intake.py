@@ -98,6 +98,12 @@ class Intake:
                 admitted += 1 + self.admit_followers(held.entry.sender)
         return admitted
 
+    def want_again(self) -> None:
+        """Ask again for the payloads that are waited for: a pull may have been given up."""
+        for entry in self.held.get_for_payload():
+            if entry.payload_hash is not None and entry.origin is not None:
+                self._want_payload(entry.payload_hash, entry.payload_size, entry.origin)
+
     def follow_block(self, now: float) -> int:
         """Try again what the state refused, and let go of what is too old; return how many passed.
 

@@ -268,6 +268,10 @@ class Mempool:
         self._signal()
         return admitted
 
+    def want_again(self) -> None:
+        """Ask again for the payloads that held transactions wait for."""
+        self._intake.want_again()
+
     # What blocks take and leave.
 
     def reap(

@@ -313,6 +313,20 @@ async def test_known_words_are_not_verified_again_and_new_ones_are_relayed(
         assert [peer for peer, _, _ in stage.network.sent] == ["b", "b"]
 
 
+async def test_what_a_held_transaction_lacks_is_wanted_again(autojump_clock: object) -> None:
+    async with open_stage() as stage:
+        payload = bytes([4, 0]) * (LARGE // 2)
+        await stage.mempool.mempool.receive_batch("a", [(make_update(USERS[4], 0, payload), None)])
+        wish = (compute_content_hash(payload), LARGE, "a")
+        assert stage.mempool.wanted == [wish]
+        await trio.sleep(REPAIR_S + 0.1)
+        assert stage.mempool.wanted == [wish, wish]
+        stage.mempool.ledger.payloads[wish[0]] = payload
+        assert stage.mempool.mempool.receive_payload(wish[0]) == 1
+        await trio.sleep(REPAIR_S + 0.1)
+        assert stage.mempool.wanted == [wish, wish]
+
+
 async def test_power_is_that_of_the_validators_of_today(autojump_clock: object) -> None:
     async with open_stage(0, 1, 1, 1, 7) as stage:
         name = await stage.submit(0)

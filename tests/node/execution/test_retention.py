@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from quorate.chain.content import compute_content_hash
 from quorate.chain.ids import Hash
 
-from node.execution.retention import DROPPED_PER_BLOCK_MAX, Retention
+from node.execution.retention import DROPPED_PER_BLOCK_MAX, UNDECIDED_KEPT_MS, Retention
 from store.database import MemoryDatabase
 from store.memory_payloads import MemoryPayloadStore
 
@@ -58,6 +58,26 @@ def test_what_is_needed_again_stays() -> None:
     world.needed.clear()
     world.retention.release(world.names[:1], 3000)
     assert world.retention.drop_due(4000) == 1
+
+
+def test_what_is_pending_when_its_time_is_over_is_looked_at_again() -> None:
+    world = World(2)
+    world.retention.release_undecided(world.names[0], 1000)
+    world.pending = frozenset(world.names[:1])
+    first = 1001 + UNDECIDED_KEPT_MS
+    assert world.retention.drop_due(first) == 0
+    # Its transaction was refused, so that no state will ever let go of it.
+    world.pending = frozenset()
+    assert world.retention.drop_due(first + 1) == 0
+    assert list(world.held()) == [0, 1]
+    assert world.retention.drop_due(first + UNDECIDED_KEPT_MS + 1) == 1
+    assert list(world.held()) == [1]
+    # What a block has named in the meantime is the state's to release.
+    world.retention.release_undecided(world.names[1], 1000)
+    world.needed.add(world.names[1])
+    assert world.retention.drop_due(10**15) == 0
+    world.needed.clear()
+    assert world.retention.drop_due(10**15 + 1) == 0
 
 
 def test_one_block_drops_so_many_and_the_next_the_rest() -> None:
