@@ -38,6 +38,7 @@ endif
 INSTALLED := $(LOCKED)-installed
 
 SEEDS ?= 300
+JOBS ?= 2
 
 .PHONY: help demo test check bench bench-aggregation bench-sync bench-updates env lock upgrade
 .PHONY: bench-robustness format hooks clean
@@ -82,8 +83,8 @@ bench-aggregation-latency: $(INSTALLED) ## Measure block intervals while validat
 bench-stored-round: $(INSTALLED) ## Aggregate a round of 6 GB in a node's way; takes 6 GB of disk.
 	@$(BIN)/python -m bench.stored_round $(ARGS)
 
-sim: $(INSTALLED) ## Simulate a network under faults, SEEDS=n times.
-	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+sim: $(INSTALLED) ## Simulate a network under faults, SEEDS=n times, in JOBS=n processes.
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(JOBS)
 
 bench-robustness: $(INSTALLED) ## Train under each rule and each attack: clean and worst accuracy.
 	@mkdir -p out
