@@ -4,6 +4,7 @@ Owns the file of an arriving payload. Never keeps a chunk in memory, and syncs n
 payload is whole: a chunk that a crash has torn does not have its hash, and is asked for again.
 """
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,9 @@ from quorate.chain.ids import Hash
 
 from store.disk import BytesLike, translated_errors
 from store.partial_payload import PartialPayload
+
+_CANNOT_ALLOCATE = frozenset({errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL})
+"""What a file system answers that gives no room ahead."""
 
 PARTIAL_SUFFIX = ".part"
 """The end of the name of a file that holds the chunks of a payload that have arrived."""
@@ -46,7 +50,10 @@ class FilePartial(PartialPayload):
         self._remove = discard
 
     def create(self) -> None:
-        """Make the file, without any chunk; it takes no room on the disk yet.
+        """Make the file, without any chunk, and have the file system keep room for all of it.
+
+        That room is there when the chunks come, and the file system need not make it durable in the
+        middle of somebody else's sync: a vote would wait for it.
 
         Raises
         ------
@@ -56,7 +63,10 @@ class FilePartial(PartialPayload):
         with translated_errors(self.path):
             descriptor = os.open(self.path, flags, 0o600)
             try:
-                os.ftruncate(descriptor, self.size)
+                _allocate(descriptor, self.size)
+            except OSError:
+                self.path.unlink()
+                raise
             finally:
                 os.close(descriptor)
         self._present = bytearray(len(self.chunk_hashes))
@@ -72,6 +82,9 @@ class FilePartial(PartialPayload):
                 while rest:
                     written = os.pwrite(descriptor, rest, place)
                     rest, place = rest[written:], place + written
+                # The disk may begin at once; all at the end would be a long wait for others' syncs.
+                start = index * CHUNK_BYTES
+                os.posix_fadvise(descriptor, start, place - start, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
 
@@ -80,6 +93,15 @@ class FilePartial(PartialPayload):
 
     def _discard(self) -> None:
         self._remove(self)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in _CANNOT_ALLOCATE:
+            raise
+        os.ftruncate(descriptor, size)
 
 
 def read_file_chunk(path: Path, size: int, index: int) -> bytes | None:

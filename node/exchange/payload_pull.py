@@ -227,7 +227,13 @@ class PayloadPull:
             self.size, self._list_source = answer.size, peer
             if count_chunks(answer.size) == 1:
                 return None
-            return self.parts.payloads.begin(self.payload_hash, answer.size, answer.chunk_hashes)
+            return await trio.to_thread.run_sync(
+                self.parts.payloads.begin,
+                self.payload_hash,
+                answer.size,
+                answer.chunk_hashes,
+                limiter=self.parts.threads,
+            )
         return None
 
     async def _pull_chunks(

@@ -1,5 +1,6 @@
 """Payloads that arrive chunk by chunk: verified one by one, resumed after any crash, bounded."""
 
+import errno
 import os
 import threading
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from quorate.chain.merkle import hash_node
 from store import chunk_lists, partial_payload
 from store.database import Batch, LevelDatabase
 from store.errors import (
+    DiskFull,
     PayloadAbandoned,
     PayloadDamaged,
     PayloadIncomplete,
@@ -307,7 +309,7 @@ def stop_after(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
         return act
 
-    for name in ("pwrite", "ftruncate", "fdatasync", "fsync"):
+    for name in ("pwrite", "posix_fallocate", "fdatasync", "fsync"):
         monkeypatch.setattr(os, name, wrap(getattr(os, name)))
     monkeypatch.setattr(Path, "rename", wrap(Path.rename))
     monkeypatch.setattr(Path, "unlink", wrap(Path.unlink))
@@ -345,6 +347,34 @@ def test_a_crash_between_any_two_writes_costs_nothing_else(
     assert payloads.bytes_total == size
     left = [path.name for path in disk.folder.iterdir()]
     assert left == ([] if size == 70 else [compute_content_hash(data).hex()])
+    disk.close()
+
+
+@pytest.mark.parametrize("number", [errno.EOPNOTSUPP, errno.ENOSPC])
+def test_room_is_kept_by_the_file_system_if_it_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    disk, data = FilePayloadDisk(tmp_path), make_bytes()
+    payloads = disk.reopen()
+    begin(payloads, data)
+    file = disk.folder / f"{compute_content_hash(data).hex()}.part"
+    assert file.stat().st_blocks * 512 >= SIZE
+    payloads.delete(compute_content_hash(data))
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    if number == errno.EOPNOTSUPP:
+        complete(begin(payloads, data), data)
+        assert payloads.get(compute_content_hash(data)) == data
+    else:
+        with pytest.raises(DiskFull):
+            begin(payloads, data)
+        assert payloads.bytes_total == 0
+        assert payloads.get_partial(compute_content_hash(data)) is None
+        assert list(disk.folder.iterdir()) == []
+        assert disk.reopen().get_partial(compute_content_hash(data)) is None
     disk.close()
 
 
