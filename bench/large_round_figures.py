@@ -29,9 +29,11 @@ class Phase:
     ----------
     seconds : float
     blocks_per_s : float
-        By the arrivals of their events at the first node.
+        A block counts when the first of the nodes tells of it.
     longest_gap_s : float
-        The longest time without a block.
+        The longest time in which no node told of a block.
+    longest_node_gap_s : float
+        The longest time in which one of the nodes told of none: it may lack what the others have.
     nodes_cpu_s, load_cpu_s : float
         Processor time of all nodes together, and of the process that uploads.
     """
@@ -39,6 +41,7 @@ class Phase:
     seconds: float
     blocks_per_s: float
     longest_gap_s: float
+    longest_node_gap_s: float
     nodes_cpu_s: float
     load_cpu_s: float
 
@@ -118,18 +121,36 @@ class CpuSampler(threading.Thread):
         return float(spent[0][1] - spent[0][0]), float(spent[1][1] - spent[1][0])
 
 
-def make_phase(arrivals: Sequence[Arrival], sampler: CpuSampler, start: float, end: float) -> Phase:
+def merge_arrivals(of_nodes: Sequence[Sequence[Arrival]]) -> list[Arrival]:
+    """Return each block once, as the first of the nodes told of it."""
+    first: dict[int, Arrival] = {}
+    for arrivals in of_nodes:
+        for each in arrivals:
+            known = first.get(each.height)
+            if known is None or each.seconds < known.seconds:
+                first[each.height] = each
+    return [first[height] for height in sorted(first)]
+
+
+def make_phase(
+    of_nodes: Sequence[Sequence[Arrival]], sampler: CpuSampler, start: float, end: float
+) -> Phase:
     """Return what went on between two moments of the monotonic clock."""
-    within = [each.seconds for each in arrivals if start < each.seconds <= end]
-    edges = [start, *within, end]
+    within = [each for each in merge_arrivals(of_nodes) if start < each.seconds <= end]
     nodes_cpu_s, load_cpu_s = sampler.get_between(start, end)
     return Phase(
         seconds=end - start,
         blocks_per_s=len(within) / (end - start) if end > start else 0.0,
-        longest_gap_s=max(after - before for before, after in pairwise(edges)),
+        longest_gap_s=_find_longest_gap(within, start, end),
+        longest_node_gap_s=max(_find_longest_gap(each, start, end) for each in of_nodes),
         nodes_cpu_s=nodes_cpu_s,
         load_cpu_s=load_cpu_s,
     )
+
+
+def _find_longest_gap(arrivals: Sequence[Arrival], start: float, end: float) -> float:
+    inner = sorted(each.seconds for each in arrivals if start < each.seconds <= end)
+    return max(after - before for before, after in pairwise([start, *inner, end]))
 
 
 def make_table(figures: LargeRoundFigures) -> Table:
@@ -146,7 +167,8 @@ def make_table(figures: LargeRoundFigures) -> Table:
     for name, phase in (("moving", figures.moving), ("aggregating", figures.aggregating)):
         rate = f"{phase.blocks_per_s:.1f}/s"
         table.add_row(f"blocks while {name}", rate, f"{MARK_BLOCKS_PER_S}/s")
-        table.add_row(f"longest time without one while {name}", f"{phase.longest_gap_s:.2f} s")
+        gaps = f"{phase.longest_gap_s:.2f} s, {phase.longest_node_gap_s:.2f} s"
+        table.add_row("longest time without one: of all, of a node", gaps)
         table.add_row(f"seconds of {name}", f"{phase.seconds:.1f} s")
         table.add_row(f"CPU of all nodes while {name}", f"{phase.nodes_cpu_s:.1f} s", "")
     table.add_row("first byte to finalized weights", f"{figures.finalized_s:.1f} s")

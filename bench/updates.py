@@ -33,7 +33,13 @@ from quorate.task_draft import TaskDraft, draft_task
 from rich.console import Console
 
 from bench.errors import BenchError
-from bench.large_round_figures import CpuSampler, LargeRoundFigures, make_phase, make_table
+from bench.large_round_figures import (
+    CpuSampler,
+    LargeRoundFigures,
+    make_phase,
+    make_table,
+    merge_arrivals,
+)
 from bench.machine import describe_machine, read_memory
 from bench.network import report
 from bench.signing import make_key
@@ -197,9 +203,9 @@ def _run_round(
     ]
     sampler = CpuSampler(testbed)
     with ExitStack() as stack:
-        watch = stack.enter_context(BlockWatch(testbed.urls[0]))
+        watches = [stack.enter_context(BlockWatch(url)) for url in testbed.urls]
         rounds = stack.enter_context(RoundWatch(testbed.urls[0], task.task_id))
-        _wait_for_events(watch)
+        _wait_for_events(watches)
         sampler.start()
         stack.callback(sampler.stop)
         report(f"uploading to {len(uploaders)} nodes")
@@ -207,12 +213,12 @@ def _run_round(
             uploader.start()
         _wait_for_end(testbed, uploaders, rounds, participants)
         time.sleep(2 * _POLL_S)
-        arrivals = watch.arrivals
+        of_nodes = [watch.arrivals for watch in watches]
     memory = [read_memory(pid) for pid in testbed.pids]
     started, ended = min(each.started for each in uploaders), rounds.ended_at
     if ended is None or rounds.outcome != "finalized":
         raise BenchError(f"The training round ended as {rounds.outcome or 'nothing'}.")
-    committed = _find_last_update(testbed.urls[0], arrivals, uploaders, started)
+    committed = _find_last_update(testbed.urls[0], merge_arrivals(of_nodes), uploaders, started)
     size = 2 * task.spec.dimension
     total_mb = size * len(participants) / _MB
     root, download_mb_per_s = _verify(testbed, task, draft, participants, folder)
@@ -224,8 +230,8 @@ def _run_round(
         updates_mb=total_mb,
         committed_mb_per_s=total_mb / (committed - started),
         uploaded_mb_per_s=total_mb / (max(each.ended for each in uploaders) - started),
-        moving=make_phase(arrivals, sampler, started, committed),
-        aggregating=make_phase(arrivals, sampler, committed, ended),
+        moving=make_phase(of_nodes, sampler, started, committed),
+        aggregating=make_phase(of_nodes, sampler, committed, ended),
         finalized_s=ended - started,
         is_frozen=rounds.frozen_at is not None,
         memory=memory,
@@ -234,12 +240,12 @@ def _run_round(
     )
 
 
-def _wait_for_events(watch: BlockWatch) -> None:
-    """Wait until the subscription to blocks is there."""
+def _wait_for_events(watches: Sequence[BlockWatch]) -> None:
+    """Wait until the subscriptions to blocks are there."""
     deadline = time.monotonic() + SETUP_S
-    while not watch.arrivals:
+    while not all(watch.arrivals for watch in watches):
         if time.monotonic() > deadline:
-            raise BenchError("The first node tells of no block.")
+            raise BenchError("Not every node tells of blocks.")
         time.sleep(_POLL_S)
 
 

@@ -33,11 +33,14 @@ def test_updates_are_the_same_in_every_run_and_differ(tmp_path: Path) -> None:
 def test_a_phase_counts_blocks_and_gaps() -> None:
     sampler = CpuSampler.__new__(CpuSampler)
     sampler._samples = [(0.0, 10.0, 1.0), (10.0, 20.0, 2.0)]
-    arrivals = [Arrival(height, 0, 0, float(height)) for height in (1, 2, 3, 6, 9)]
-    phase = make_phase(arrivals, sampler, 1.0, 8.0)
+    # The second node is late with a block, and never tells of another.
+    first = [Arrival(height, 0, 0, float(height)) for height in (1, 2, 3, 6, 9)]
+    second = [Arrival(1, 0, 0, 1.0), Arrival(2, 0, 0, 1.9), Arrival(6, 0, 0, 7.0)]
+    phase = make_phase([first, second], sampler, 1.0, 8.0)
     assert phase.seconds == 7
     assert phase.blocks_per_s == pytest.approx(3 / 7)
     assert phase.longest_gap_s == 3
+    assert phase.longest_node_gap_s == pytest.approx(5.1)
     assert (phase.nodes_cpu_s, phase.load_cpu_s) == (pytest.approx(7), pytest.approx(0.7))
 
 
