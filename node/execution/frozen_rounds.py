@@ -26,14 +26,20 @@ GRACE_SHARE: Final = 4
 """A result is proposed after one part in so many of the time it took here, once more: by then most
 of the others, who began at the same time, have it as well and can judge the block at once."""
 GRACE_MAX_S: Final = 10.0
+RETRY_S: Final = 1.0
+"""How long a round whose payload is missing here is not asked for again."""
 
 
 @dataclass(slots=True)
 class _Round:
-    """A frozen round; `ready_at` is infinite as long as there is no result."""
+    """A frozen round; `ready_at` is infinite as long as there is no result.
+
+    `asked_at` is when it was first asked for, and `paused_until` when it may be asked for again.
+    """
 
     inputs: AggregateInputs
     asked_at: float
+    paused_until: float = -math.inf
     ready_at: float = field(default=math.inf)
 
 
@@ -94,17 +100,20 @@ class FrozenRounds:
         for frozen in self._rounds.values():
             if ready_count >= READY_MAX:
                 return
-            if frozen.ready_at == math.inf and self._is_here(frozen.inputs):
+            if frozen.ready_at == math.inf and self._is_here(frozen):
                 took_s = self._clock() - frozen.asked_at
                 frozen.ready_at = self._clock() + min(took_s / GRACE_SHARE, GRACE_MAX_S)
                 ready_count += 1
 
-    def _is_here(self, inputs: AggregateInputs) -> bool:
-        payloads = self._payloads
+    def _is_here(self, frozen: _Round) -> bool:
+        inputs, payloads = frozen.inputs, self._payloads
+        if frozen.paused_until > self._clock():
+            return False
         try:
             output = self._aggregates.get(inputs, lambda: compute_aggregate(inputs, payloads))
         except PendingError:
             # A payload is missing here. Somebody else carries the result, and judging that block
-            # pulls the payload.
+            # pulls the payload. Each failure wakes the node, so that it is not repeated at once.
+            frozen.paused_until = self._clock() + RETRY_S
             return False
         return output is not None

@@ -9,7 +9,7 @@ from quorate.chain.receipt import RoundOutcome
 from quorate.chain.transaction import FinalizeTrainingRound, decode_transaction
 
 from ledger.aggregates import AggregateInputs, AggregateOutput
-from node.execution.frozen_rounds import GRACE_MAX_S, GRACE_SHARE, READY_MAX
+from node.execution.frozen_rounds import GRACE_MAX_S, GRACE_SHARE, READY_MAX, RETRY_S
 from tests.node.cluster import make_genesis
 from tests.node.execution.chain import ExecutionChain, Training
 from tests.node.execution.test_proposing import World
@@ -109,5 +109,13 @@ async def test_a_missing_payload_is_no_result_and_no_error() -> None:
     kept = world.chain.executor._payloads
     world.frozen_rounds._payloads = type(kept)()
     assert (world.frozen_rounds.get_ready(), world.frozen_rounds.get_time()) == ([], math.inf)
+    # It is looked for again, but not all the time.
+    aggregates.asked.clear()
     world.frozen_rounds._payloads = kept
+    world.clock_s = RETRY_S - 0.1
+    assert world.frozen_rounds.get_ready() == []
+    assert aggregates.asked == []
+    world.clock_s = RETRY_S * 1.5
+    world.frozen_rounds.follow()
+    world.clock_s = 10.0
     assert world.frozen_rounds.get_ready() == [(task_id, 0)]
