@@ -4,6 +4,7 @@
 # ruff: noqa: ARG001
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import trio
@@ -29,7 +30,7 @@ class Exchange:
         self.coming = list(payloads)
         self.asked: list[tuple[Hash, ...]] = []
 
-    async def wait_for(self, names: tuple[Hash, ...]) -> None:
+    async def wait_for(self, names: tuple[Hash, ...], sizes: Mapping[bytes, int]) -> None:
         self.asked.append(names)
         await trio.lowlevel.checkpoint()
         for payload in self.coming:

@@ -136,7 +136,8 @@ class World:
     now: float = 0.0
 
     def decide(self, raws: Sequence[bytes], **options: Any) -> None:
-        self.mempool.update(self.mempool.height + 1, self.ledger.decide(raws), **options)
+        hashes = self.ledger.decide(raws)
+        self.mempool.update(self.ledger.height, hashes, **options)
 
     def reap(self, bytes_max: int = 1 << 20, count_max: int = 1 << 20) -> list[bytes]:
         return [entry.raw for entry in self.mempool.reap(bytes_max, count_max)]
