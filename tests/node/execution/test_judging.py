@@ -31,6 +31,7 @@ class Exchange:
         self.asked: list[tuple[Hash, ...]] = []
 
     async def wait_for(self, names: tuple[Hash, ...], sizes: Mapping[bytes, int]) -> None:
+        assert set(sizes) <= set(names)
         self.asked.append(names)
         await trio.lowlevel.checkpoint()
         for payload in self.coming:
