@@ -185,7 +185,8 @@ def generate(
 ) -> Manifest:
     """Draw a manifest: the same one for the same seed. Packets are lost in namespaces alone.
 
-    Whether a validator is byzantine is drawn as well, unless `has_liar` says.
+    Whether a validator is byzantine is drawn as well, unless `has_liar` says; then there is also
+    somebody to whom something happens: a full node beside a liar, validators in a mesh without one.
     At no time are more than f validators faulty, byzantine ones included, so that the network is
     to go on all the while; a network without a byzantine one has a fault about half of the time.
     """
@@ -196,9 +197,13 @@ def generate(
     if is_drawn if has_liar is None else has_liar:
         byzantine[draw.randrange(validators)] = draw.choice(get_args(Behaviour))
     full_nodes, late_joiners = draw.randrange(2), draw.randrange(2)
+    if has_liar:
+        full_nodes = 1
     n_early = validators + full_nodes
     # Whoever shall not hinder the others must not be their only way to each other.
     topology: Topology = draw.choice(("mesh", "mesh", "ring"))
+    if has_liar is False:
+        topology = "mesh"
     targets = [number for number in range(n_early) if number not in byzantine]
     if byzantine or topology == "ring":
         targets = [number for number in targets if number >= validators]

@@ -11,6 +11,7 @@ from xml.sax.saxutils import escape
 WIDTH, PANEL_HEIGHT = 760, 170
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 30, 24
 COLORS = ("#1b6ca8", "#c0392b", "#2d8a4e", "#8e5ea2", "#b8860b", "#555555", "#16a3a3", "#d35400")
+MARK_ROWS = 4
 POINTS_MAX = 600
 """Points of a curve that are drawn; of more, every so manieth."""
 
@@ -69,12 +70,14 @@ def _draw(panel: Panel, offset: float, end: float) -> list[str]:
         parts.append(
             f'<text x="{right}" y="{bottom + 15}" text-anchor="middle">{share * end:.0f} s</text>'
         )
-    for x_mark, name in panel.marks:
+    for number, (x_mark, name) in enumerate(panel.marks):
+        # Names of marks that are close to each other shall not lie on one line.
+        row = top + 9 + 9 * (number % MARK_ROWS)
         x, _ = place(x_mark, 0)
         parts.append(
             f'<line x1="{x}" y1="{top}" x2="{x}" y2="{bottom}" stroke="#999" '
             'stroke-dasharray="3 3"/>'
-            f'<text x="{x + 3}" y="{top + 9}" fill="#666" font-size="9">{escape(name)}</text>'
+            f'<text x="{x + 3}" y="{row}" fill="#666" font-size="9">{escape(name)}</text>'
         )
     for number, (name, curve) in enumerate(panel.curves.items()):
         color = COLORS[number % len(COLORS)]

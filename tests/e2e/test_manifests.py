@@ -62,6 +62,10 @@ def test_seeds_draw_networks_that_can_go_on() -> None:
     }  # fmt: skip
     assert {manifest.topology for manifest in drawn} == {"mesh", "ring"}
     assert any(manifest.late for manifest in drawn)
+    for has_liar in (True, False):
+        chosen = [generate(seed, 60, has_liar=has_liar) for seed in range(50)]
+        assert all(bool(manifest.byzantine) == has_liar for manifest in chosen)
+        assert all(manifest.faults for manifest in chosen)
     spaced = [generate(seed, 60, "namespaces") for seed in range(100)]
     assert kinds | {"loss"} == {fault.kind for manifest in spaced for fault in manifest.faults}
 
