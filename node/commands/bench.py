@@ -53,7 +53,7 @@ def robustness(
         list[str] | None, typer.Option("--attack", metavar="NAME", help="Likewise.")
     ] = None,
     seeds: Annotated[
-        int | None, typer.Option("--seeds", min=1, max=SEEDS_MAX, help="How many.  [default: 5]")
+        int | None, typer.Option("--seeds", min=1, max=SEEDS_MAX, help="How many.  [default: 3]")
     ] = None,
     jobs: Annotated[
         int | None,

@@ -141,7 +141,7 @@ updates_max = 8            # With as many it ends at once; if asynchronous, the 
 [rule]
 # Any of clip, arc, nnm, bucketing, then one of mean, median, trimmed_mean, krum, multi_krum,
 # bulyan, centered_clipping, geometric_median. Parameters of absent stages stay 0.
-# stages = ["clip", "nnm", "trimmed_mean"]
+# stages = ["arc", "nnm", "geometric_median"]
 num_byzantine = 1          # How many hostile participants are tolerated.
 # clip_norm = 0            # clip: the longest update, in its integers; 0: the round's median.
 # selected = 0             # multi_krum: how many updates; 0: all but num_byzantine.

@@ -82,7 +82,7 @@ def run_demo(plan: DemoPlan) -> tuple[Closing, Path]:
             learners = _make_learners(nodes, shards, hostile)
             run = _Run(plan, network, genesis, learners, held_out, terminal)
             robust, accuracy = run.train(
-                "robust", ROBUST_RULE, "clip, nnm, trimmed mean; 2 of 8 hostile (*)"
+                "robust", ROBUST_RULE, "arc, nnm, geometric median; 2 of 8 hostile (*)"
             )
             _, mean_accuracy = run.train("mean", MEAN_RULE, "the plain mean, for comparison")
             if robust.task_id is None:

@@ -133,7 +133,7 @@ class Terminal:
 def describe_closing(closing: Closing) -> str:
     """Return the summary: a line each for the accuracies, the roots, and every criterion."""
     lines = [
-        f"accuracy  {closing.accuracy:.3f} under clip, nnm, trimmed mean",
+        f"accuracy  {closing.accuracy:.3f} under arc, nnm, geometric median",
         f"accuracy  {closing.mean_accuracy:.3f} under the plain mean",
         f"model root at height {closing.height}",
         *(f"  {name}  {root}" for name, root in closing.model_roots.items()),

@@ -28,7 +28,6 @@ from node.demo.digits import (
     train,
 )
 from node.robustness.case import SGD
-from node.robustness.grid import DEFAULT
 
 PARTICIPANTS: Final = 8
 FLOAT32_BYTES: Final = 4
@@ -91,7 +90,7 @@ CHOICES: Final = (
     CodecChoice("top_k_int16, 5 %", UpdateCodec.TOP_K_INT16, 0.05),
     CodecChoice("top_k_int16, 1 %", UpdateCodec.TOP_K_INT16, 0.01),
 )
-RULES: Final = (("mean", 0), (DEFAULT, 2))
+RULES: Final = (("mean", 0), ("clip+nnm+trimmed_mean", 2))
 """Rules with their f: nobody is hostile, but the second one trims as if two of eight were."""
 
 

@@ -21,7 +21,6 @@ DEFAULT: Final = "+".join(DEFAULT_RULE)
 RULES: Final = (
     "mean",
     "clip+mean",
-    "arc+mean",
     "median",
     "trimmed_mean",
     "geometric_median",
@@ -30,17 +29,16 @@ RULES: Final = (
     "multi_krum",
     "bulyan",
     "bucketing+trimmed_mean",
-    "nnm+median",
-    "nnm+multi_krum",
-    "nnm+geometric_median",
     "nnm+trimmed_mean",
     "clip+nnm+trimmed_mean",
+    "arc+nnm+mean",
     "arc+nnm+trimmed_mean",
+    "arc+nnm+geometric_median",
 )
 ATTACKS: Final = tuple(attack for attack in Attack if attack is not Attack.NONE)
 SETTINGS: Final = ((4, 1.0), (6, 1.0), (4, 0.1), (6, 0.1))
 """(f, alpha): from the easiest to the hardest."""
-SEEDS_DEFAULT: Final = 5
+SEEDS_DEFAULT: Final = 3
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def draft_task(
         When a training round closes: deadline in milliseconds, how many updates at least and at
         most; whom it waits for, and whether it is synchronous.
     rule : AggregationRule, optional
-        How updates become one; by default clip, then NNM, then trimmed mean, with no Byzantine
+        How updates become one; by default ARC, then NNM, then geometric median, no Byzantine
         participant tolerated. Say how many you want to tolerate: `num_byzantine`.
     optimizer : ServerOptimizer, optional
         By default `make_sgd(1.0)`: the aggregate is added as it is. Others: `make_momentum`,

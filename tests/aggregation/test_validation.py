@@ -330,9 +330,9 @@ def test_sizes_and_costs() -> None:
                        (Stage.CENTERED_CLIPPING,), (Stage.ARC, Stage.MEAN),
                        (Stage.BUCKETING, Stage.MEAN)]
     }  # fmt: skip
-    assert list(weights.values()) == [1, 2, 2, 2, 2, 4, 6, 2, 4, 3, 3, 2, 2]
+    assert list(weights.values()) == [1, 2, 2, 2, 2, 4, 7, 2, 4, 3, 3, 2, 2]
     default = AggregationRule(DEFAULT_RULE, 1)
-    assert compute_cost(default, 4096, 2**30) == 6 * 2**42
+    assert compute_cost(default, 4096, 2**30) == 7 * 2**42
     assert compute_cost(default, 0, 5) == 0
     with pytest.raises(BoundError):
         compute_cost(default, -1, 5)

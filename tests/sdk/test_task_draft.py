@@ -27,7 +27,7 @@ def test_a_draft_commits_to_its_weights() -> None:
     assert len(draft.weights) == 20
     assert draft.saturated == 1  # 200 is beyond +-128.
     assert draft.spec.codec is UpdateCodec.DENSE_INT16
-    assert draft.spec.rule.stages == (Stage.CLIP, Stage.NNM, Stage.TRIMMED_MEAN)
+    assert draft.spec.rule.stages == (Stage.ARC, Stage.NNM, Stage.GEOMETRIC_MEDIAN)
     assert draft.spec.optimizer == make_sgd(1.0)
 
 

@@ -77,7 +77,7 @@ class Stage(StrEnum):
 
 
 PRE_AGGREGATIONS = frozenset({Stage.CLIP, Stage.ARC, Stage.NNM, Stage.BUCKETING})
-DEFAULT_RULE = (Stage.CLIP, Stage.NNM, Stage.TRIMMED_MEAN)
+DEFAULT_RULE = (Stage.ARC, Stage.NNM, Stage.GEOMETRIC_MEDIAN)
 
 
 class OptimizerName(StrEnum):
