@@ -23,7 +23,7 @@ def simulate(*arguments: str, hash_seed: str = "0") -> subprocess.CompletedProce
         env=environment,
         capture_output=True,
         text=True,
-        timeout=230,
+        timeout=600,
         check=False,
     )
 
@@ -55,7 +55,7 @@ QUICKLY_FOUND = [
     "create_coins",
     "no_catching_up",
     "drop_timeouts",
-    "ignore_valid_round",
+    "creator_must_propose",
     "never_repair_parts",
     "wrong_parent_state",
 ]
