@@ -24,7 +24,7 @@ from store.errors import PayloadDamaged
 from store.payload_contract import Payloads
 
 FILES_MAX: Final = 256
-"""Files that stay open. Beyond them a file is opened for every slice."""
+"""Files that stay open by default. Beyond them a file is opened for every slice."""
 
 
 class SlicedPayloads:
@@ -34,10 +34,13 @@ class SlicedPayloads:
     ----------
     payloads : Payloads
         What it reads from.
+    files_max : int
+        Files that stay open.
     """
 
-    def __init__(self, payloads: Payloads) -> None:
+    def __init__(self, payloads: Payloads, *, files_max: int = FILES_MAX) -> None:
         self._payloads = payloads
+        self._files_max = files_max
         self._open: weakref.WeakSet[_OpenFile] = weakref.WeakSet()
 
     def get(self, payload_hash: Hash, /) -> bytes | None:
@@ -66,7 +69,7 @@ class SlicedPayloads:
         if not isinstance(array, np.memmap) or array.filename is None:
             return array
         file = _File(payload_hash, Path(array.filename), array.size)
-        if len(self._open) >= FILES_MAX:
+        if len(self._open) >= self._files_max:
             return file
         opened = _OpenFile(file)
         self._open.add(opened)

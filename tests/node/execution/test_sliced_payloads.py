@@ -10,7 +10,7 @@ from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import PendingError
 from quorate.chain.ids import Hash
 
-from node.execution.sliced_payloads import FILES_MAX, SlicedPayloads
+from node.execution.sliced_payloads import SlicedPayloads
 from store.database import LevelDatabase
 from store.errors import PayloadDamaged
 from store.memory_payloads import MemoryPayloadStore
@@ -110,12 +110,13 @@ def test_a_file_that_loses_its_end_is_damaged(store: PayloadStore, tmp_path: Pat
 
 
 def test_beyond_their_maximum_files_are_opened_for_each_slice(store: PayloadStore) -> None:
-    datas = [make_payload(LARGE, seed) for seed in range(FILES_MAX + 2)]
+    files_max = 3
+    datas = [make_payload(LARGE, seed) for seed in range(files_max + 2)]
     hashes = [Hash(store.put(data, sync=False)) for data in datas]
-    payloads = SlicedPayloads(store)
+    payloads = SlicedPayloads(store, files_max=files_max)
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     opened = [payloads.open_memmap(payload_hash) for payload_hash in hashes]
-    assert len(list(Path("/proc/self/fd").iterdir())) - descriptors <= FILES_MAX
+    assert len(list(Path("/proc/self/fd").iterdir())) - descriptors == files_max
     for update, data in zip(opened, datas, strict=True):
         assert update is not None
         assert update[7:60_000].tobytes() == data[7:60_000]
