@@ -63,7 +63,7 @@ async def test_blocks_go_on_while_an_update_waits_for_announcements(tmp_path: Pa
         for member in cluster.members[:2]:
             del member.running.services.network.request  # type: ignore[method-assign]
         await trainer.wait(lambda: pool.count == 0)
-        assert all(task.record.update_count == 1 for task in trainer.tasks())
+        await trainer.wait(lambda: all(t.record.update_count == 1 for t in trainer.tasks()))
 
 
 async def _refuse(*_: object, **__: object) -> bytes:
