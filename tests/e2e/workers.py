@@ -15,9 +15,14 @@ from quorate.chain.errors import QuorateError
 from quorate.chain.ids import Hash
 from quorate.chain.keys import PrivateKey
 from quorate.chain.task import AggregationRule, RoundPolicy, Stage
-from quorate.chain.transaction import SubmitUpdate, Transfer, compute_transaction_hash
+from quorate.chain.transaction import (
+    RegisterParticipant,
+    SubmitUpdate,
+    Transfer,
+    compute_transaction_hash,
+)
 from quorate.client import Client
-from quorate.errors import ConnectionFailedError, RpcError
+from quorate.errors import ConnectionFailedError, RpcError, WaitTimeoutError
 from quorate.rpc_types import Task
 from quorate.task_draft import draft_task
 
@@ -151,10 +156,12 @@ class Participant(Worker):
         try:
             task = client.task(TASK_NAME)
             if self.nonce == 0:
-                registered = client.register(self.key, task.task_id)
-                client.wait_for_transaction(registered.hash)
+                # The same bytes, however often: a second registration would never be decided.
+                registration = sign(self.key, 0, RegisterParticipant(task.task_id))
+                self.hand_over(client, [(registration, None)])
+                client.wait_for_transaction(compute_transaction_hash(registration))
                 self.nonce = 1
-        except (ConnectionFailedError, RpcError, TimeoutError):
+        except (ConnectionFailedError, RpcError, WaitTimeoutError):
             self._stop.wait(RETRY_S)
             return
         if task.training_round < self.rounds:
