@@ -70,7 +70,7 @@ def make_table(planted: Mapping[str, Callable[[], None]], seeds: int, jobs: int)
         found = pool.map(lambda name: find_plant(name, seeds), planted)
         for (name, plant), (seed, finding) in zip(planted.items(), found, strict=True):
             meaning = (plant.__doc__ or "").strip().rstrip(".")
-            row = Row(name, meaning[0].lower() + meaning[1:], seed, finding)
+            row = Row(name, meaning, seed, finding)
             rows.append(row)
             print(f"{name}: {'NOT FOUND' if seed is None else seed} {finding}", flush=True)
     return sorted(rows, key=lambda row: (row.seed is None, row.seed))
