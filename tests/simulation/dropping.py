@@ -347,7 +347,7 @@ def main() -> int:
         PLANTED[arguments.plant]()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     looks = itertools.count()
-    slices.perf_counter = lambda: next(looks) * SLICE_STEP_S
+    slices.perf_counter = lambda: next(looks) * SLICE_STEP_S  # type: ignore[attr-defined]
     prepare, set_off = SCENARIOS[arguments.scenario]
     with tempfile.TemporaryDirectory() as name:
         scene = Scene(make_quiet_world(Path(name)))

@@ -13,7 +13,8 @@ from quorate.chain.keys import PrivateKey
 from quorate.chain.vote import Commit
 
 from node.agreement.consensus_runner import ConsensusParts
-from node.agreement.signer import Signer, SignRecord
+from node.agreement.sign_record import SignRecord
+from node.agreement.signer import Signer
 from node.composition import Node
 from node.events import Event
 from node.execution.executor import ExecutedBlock
