@@ -220,7 +220,7 @@ class Node:
             self._exchange.note_holder,
             now_ms,
         )
-        self._mempool.large.is_announced = announcements.is_announced
+        self._mempool.large.announced = announcements
         return announcements
 
     def _make_reactor(self, storage: NodeStorage, parts: ConsensusParts) -> Reactor:

@@ -5,15 +5,17 @@ judges a transaction and never pulls a payload.
 
 A block names a large payload only once validators with more than two thirds of the power have
 announced it (`is_announced`), so that a block never has to wait for bytes that a correct proposer
-could have waited for before. That is the proposer's care and no rule of validity: announcements
-differ from node to node. Liars among those who announce are less than a third, so that others have
-the payload, the proposer among them.
+could have waited for before. The payloads of one block are counted together (`start_block`): those
+who have announced all of them must be a quorum, else each payload would have its quorum, and the
+block none. That is the proposer's care and no rule of validity: announcements differ from node to
+node. Liars among those who announce are less than a third, so that others have the payload, the
+proposer among them.
 
 What is kept is bounded by what pending transactions name, and beside it by a few names for each
 validator: an announcement may be faster than the transaction.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -142,6 +144,29 @@ class PayloadAnnouncements:
         if is_quorum:
             self._quorate[payload_hash] = None
         return is_quorum
+
+    def start_block(self) -> Callable[[Hash], bool]:
+        """Return a test for the payloads of one block: whether a quorum has all of them.
+
+        It remembers what has passed it, so it is asked once for each payload, in order. Whoever
+        comes first passes with any quorum, so that no validator can keep an update out for good.
+        """
+        validators = self._get_position().validators
+        holders: Iterable[Address] | None = None
+
+        def may_name(payload_hash: Hash) -> bool:
+            nonlocal holders
+            announcers = self._by_payload.get(payload_hash, {})
+            candidates = announcers if holders is None else holders
+            joint = [
+                each for each in candidates if each in announcers and each in validators.by_address
+            ]
+            if not validators.is_quorum(sum(validators.by_address[each].power for each in joint)):
+                return False
+            holders = joint
+            return True
+
+        return may_name
 
     # What peers send: both calls return at once.
 

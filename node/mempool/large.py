@@ -5,11 +5,37 @@ which somebody else answers. Never counts announcements.
 """
 
 from collections.abc import Callable
+from typing import Protocol
 
 import trio
 from quorate.chain.ids import Hash
 
 from node.mempool.pool import TransactionPool
+
+
+class Announced(Protocol):
+    """What is known of announcements."""
+
+    def is_announced(self, payload_hash: Hash, /) -> bool:
+        """Tell whether a block could name this payload."""
+
+    def start_block(self) -> Callable[[Hash], bool]:
+        """Return a test for the payloads of one block, asked for each one in turn.
+
+        It tells whether the block may name this payload beside those that have passed before.
+        """
+
+
+class NothingToWaitFor:
+    """Whatever is pending may be named."""
+
+    def is_announced(self, _payload_hash: Hash, /) -> bool:
+        """Return True."""
+        return True
+
+    def start_block(self) -> Callable[[Hash], bool]:
+        """Return a test that everything passes."""
+        return self.is_announced
 
 
 class LargePayloads:
@@ -24,7 +50,7 @@ class LargePayloads:
     def __init__(self, pool: TransactionPool) -> None:
         self._pool = pool
         self._has_new = trio.Event()
-        self.is_announced: Callable[[Hash], bool] = lambda _payload_hash: True
+        self.announced: Announced = NothingToWaitFor()
         """Set by whoever counts announcements; without one, nothing waits for any."""
 
     @property
@@ -37,7 +63,7 @@ class LargePayloads:
     def unannounced_count(self) -> int:
         """Pending transactions whose payloads too few validators have announced."""
         return sum(
-            entry.payload_hash is not None and not self.is_announced(entry.payload_hash)
+            entry.payload_hash is not None and not self.announced.is_announced(entry.payload_hash)
             for entry in self._pool.large
         )
 

@@ -291,7 +291,8 @@ class Mempool:
         per_sender_max : int, optional
             The most of one sender.
         """
-        return self._pool.reap(bytes_max, count_max, self.large.is_announced, per_sender_max)
+        is_announced = self.large.announced.start_block()
+        return self._pool.reap(bytes_max, count_max, is_announced, per_sender_max)
 
     def update(
         self,

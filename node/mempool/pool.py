@@ -308,8 +308,8 @@ class TransactionPool:
         count_max : int
             The most transactions.
         is_announced : callable, optional
-            Whether a large payload has been announced; until then its transaction stays, and with
-            it its sender's next ones.
+            Whether a large payload has been announced, asked last before its transaction is taken;
+            until then the transaction stays, and with it its sender's next ones.
         per_sender_max : int, optional
             The most of one sender.
         """

@@ -1,6 +1,6 @@
 """Announced payloads: counted by power, verified, bounded, repeated; made by a validator alone."""
 
-# The fixture `autojump_clock` works by being asked for.
+# The fixture `mock_clock`, which stands still, works by being asked for.
 # ruff: noqa: ARG001
 
 from collections.abc import AsyncIterator, Sequence
@@ -30,6 +30,7 @@ from node.exchange.announcements import (
 )
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.messages import PayloadAnnouncementsMessage, decode_message
+from node.mempool.pool import ENTRY_OVERHEAD_BYTES
 from p2p.network import PeerId
 from store.memory_payloads import MemoryPayloadStore
 from tests.node.exchange.scripted import ScriptedNetwork, refuse
@@ -96,6 +97,12 @@ def announce(validator: int, *hashes: Hash, time_ms: int = NOW) -> PayloadAnnoun
     return sign_announcement(VALIDATORS[validator], CHAIN_ID, time_ms, hashes)
 
 
+async def pass_time(clock: trio.testing.MockClock, seconds: float) -> None:
+    """Let time pass by hand: by itself it would also pass while a thread works."""
+    clock.jump(seconds)
+    await trio.testing.wait_all_tasks_blocked()
+
+
 @asynccontextmanager
 async def open_stage(own: int | None = 0, *powers: int) -> AsyncIterator[Stage]:
     network = ScriptedNetwork(a=refuse, b=refuse)
@@ -118,7 +125,7 @@ async def open_stage(own: int | None = 0, *powers: int) -> AsyncIterator[Stage]:
         lambda *told: holders.append(told),
         lambda: stage.now_ms,
     )
-    world.mempool.large.is_announced = made.is_announced
+    world.mempool.large.announced = made
     stage = Stage(made, network, world, position, holders)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(made.run)
@@ -127,7 +134,7 @@ async def open_stage(own: int | None = 0, *powers: int) -> AsyncIterator[Stage]:
         nursery.cancel_scope.cancel()
 
 
-async def test_a_block_waits_until_a_quorum_has_announced(autojump_clock: object) -> None:
+async def test_a_block_waits_until_a_quorum_has_announced(mock_clock: object) -> None:
     async with open_stage() as stage:
         name = await stage.submit(0)
         assert (stage.own.get_power(name), stage.own.is_announced(name)) == (1, False)
@@ -155,14 +162,31 @@ async def test_a_block_waits_until_a_quorum_has_announced(autojump_clock: object
         assert stage.holders == [(name, PeerId("a")), (name, PeerId("b"))]
 
 
-async def test_own_word_is_given_once_and_repeated(autojump_clock: object) -> None:
+async def test_a_quorum_has_all_the_payloads_of_a_block(mock_clock: object) -> None:
+    async with open_stage() as stage:
+        first, second, third = [await stage.submit(user) for user in range(3)]
+        # Each has three of four, the first and the second only two in common.
+        await stage.receive(announce(1, first, third), announce(2, first, third))
+        await stage.receive(announce(1, second, time_ms=NOW + 1), announce(3, second))
+        assert all(stage.own.is_announced(each) for each in (first, second, third))
+        taken = stage.mempool.mempool.reap(1 << 20, 100)
+        assert [entry.payload_hash for entry in taken] == [first, third]
+        # Only what was taken counts: what has no room narrows nothing.
+        size = len(taken[0].raw) + ENTRY_OVERHEAD_BYTES
+        taken = stage.mempool.mempool.reap(size, 100)
+        assert [entry.payload_hash for entry in taken] == [first]
+        await stage.receive(announce(2, second, time_ms=NOW + 1))
+        assert len(stage.mempool.reap()) == 3
+
+
+async def test_own_word_is_given_once_and_repeated(mock_clock: trio.testing.MockClock) -> None:
     async with open_stage() as stage:
         names = [await stage.submit(user) for user in range(2)]
         said = stage.get_said()
         assert [each.payload_hashes for each in said] == [(names[0],), (names[1],)]
         assert {each.validator for each in said} == {VALIDATORS[0].address}
         assert said[0].time_ms < said[1].time_ms
-        await trio.sleep(REPAIR_S + 0.1)
+        await pass_time(mock_clock, REPAIR_S + 0.1)
         again = stage.get_said()[2:]
         assert [each.payload_hashes for each in again] == [tuple(names)]
         stage.own.on_peer_connected(PeerId("b"))
@@ -206,7 +230,7 @@ async def test_a_senders_next_transactions_wait_with_the_first() -> None:
         ]
 
 
-async def test_forged_announcements_cost_their_sender(autojump_clock: object) -> None:
+async def test_forged_announcements_cost_their_sender(mock_clock: object) -> None:
     async with open_stage() as stage:
         name = await stage.submit(0)
         for validator in (1, 2):
@@ -226,7 +250,7 @@ async def test_forged_announcements_cost_their_sender(autojump_clock: object) ->
         assert stage.network.sent == []
 
 
-async def test_old_words_are_not_believed(autojump_clock: object) -> None:
+async def test_old_words_are_not_believed(mock_clock: object) -> None:
     async with open_stage() as stage:
         name = await stage.submit(0)
         await stage.receive(announce(1, name, time_ms=NOW - AGE_MS_MAX - 1))
@@ -236,7 +260,7 @@ async def test_old_words_are_not_believed(autojump_clock: object) -> None:
         assert stage.own.get_power(name) == 2
 
 
-async def test_announcements_may_be_faster_than_the_transaction(autojump_clock: object) -> None:
+async def test_announcements_may_be_faster_than_the_transaction(mock_clock: object) -> None:
     async with open_stage() as stage:
         payload = bytes([3, 0]) * (LARGE // 2)
         name = compute_content_hash(payload)
@@ -251,7 +275,7 @@ async def test_announcements_may_be_faster_than_the_transaction(autojump_clock: 
         assert stage.own.get_power(compute_content_hash(held)) == 1
 
 
-async def test_what_nobody_named_is_kept_within_a_limit(autojump_clock: object) -> None:
+async def test_what_nobody_named_is_kept_within_a_limit(mock_clock: object) -> None:
     async with open_stage() as stage:
         name = await stage.submit(0)
         await stage.receive(announce(2, name))
@@ -267,7 +291,7 @@ async def test_what_nobody_named_is_kept_within_a_limit(autojump_clock: object) 
 
 
 async def test_a_flood_is_dropped_and_others_are_heard(
-    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+    mock_clock: trio.testing.MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked = [0]
     verify = announcements.is_announcement_valid
@@ -286,7 +310,7 @@ async def test_a_flood_is_dropped_and_others_are_heard(
         assert stage.own.dropped == 60
         await stage.receive(announce(1, name), announce(2, name))
         assert stage.own.is_announced(name)
-        await trio.sleep(1)
+        await pass_time(mock_clock, 1)
         before = checked[0]
         await stage.receive(*flood[-60:])
         assert checked[0] - before == RATE_PER_S
@@ -297,7 +321,7 @@ async def test_a_flood_is_dropped_and_others_are_heard(
 
 
 async def test_known_words_are_not_verified_again_and_new_ones_are_relayed(
-    autojump_clock: object, monkeypatch: pytest.MonkeyPatch
+    mock_clock: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_stage() as stage:
         name = await stage.submit(0)
@@ -313,21 +337,23 @@ async def test_known_words_are_not_verified_again_and_new_ones_are_relayed(
         assert [peer for peer, _, _ in stage.network.sent] == ["b", "b"]
 
 
-async def test_what_a_held_transaction_lacks_is_wanted_again(autojump_clock: object) -> None:
+async def test_what_a_held_transaction_lacks_is_wanted_again(
+    mock_clock: trio.testing.MockClock,
+) -> None:
     async with open_stage() as stage:
         payload = bytes([4, 0]) * (LARGE // 2)
         await stage.mempool.mempool.receive_batch("a", [(make_update(USERS[4], 0, payload), None)])
         wish = (compute_content_hash(payload), LARGE, "a")
         assert stage.mempool.wanted == [wish]
-        await trio.sleep(REPAIR_S + 0.1)
+        await pass_time(mock_clock, REPAIR_S + 0.1)
         assert stage.mempool.wanted == [wish, wish]
         stage.mempool.ledger.payloads[wish[0]] = payload
         assert stage.mempool.mempool.receive_payload(wish[0]) == 1
-        await trio.sleep(REPAIR_S + 0.1)
+        await pass_time(mock_clock, REPAIR_S + 0.1)
         assert stage.mempool.wanted == [wish, wish]
 
 
-async def test_power_is_that_of_the_validators_of_today(autojump_clock: object) -> None:
+async def test_power_is_that_of_the_validators_of_today(mock_clock: object) -> None:
     async with open_stage(0, 1, 1, 1, 7) as stage:
         name = await stage.submit(0)
         await stage.receive(announce(1, name), announce(2, name))
@@ -346,12 +372,12 @@ async def test_power_is_that_of_the_validators_of_today(autojump_clock: object) 
         assert stage.own.is_announced(name)
 
 
-async def test_what_is_pending_no_more_is_forgotten(autojump_clock: object) -> None:
+async def test_what_is_pending_no_more_is_forgotten(mock_clock: trio.testing.MockClock) -> None:
     async with open_stage() as stage:
         name = await stage.submit(0)
         await stage.receive(announce(1, name), announce(2, name))
         raws: Sequence[bytes] = stage.mempool.reap()
         stage.mempool.decide(raws)
-        await trio.sleep(REPAIR_S + 0.1)
+        await pass_time(mock_clock, REPAIR_S + 0.1)
         assert (stage.own.get_power(name), stage.own.is_announced(name)) == (0, False)
         assert len(stage.get_said()) == 1

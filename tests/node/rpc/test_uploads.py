@@ -23,6 +23,7 @@ from quorate.chain.transaction import ChangeTaskStatus, RegisterParticipant, Tas
 from quorate.submissions import UpdateDraft
 
 from node.config import MempoolSection
+from node.mempool.large import NothingToWaitFor
 from node.uploads import KEPT_MS, UPLOADS_MAX, Uploads
 from store.memory_payloads import MemoryPayloadStore
 from tests.node.cluster import USERS, sign
@@ -135,13 +136,20 @@ async def test_a_payload_is_uploaded_and_then_named(tmp_path: Path) -> None:
         assert ended["receipt"]["updates"][0]["payload_hash"] == HASH.hex()
 
 
+class NothingYet(NothingToWaitFor):
+    """No block may name anything large."""
+
+    def is_announced(self, _payload_hash: Hash, /) -> bool:
+        return False
+
+
 async def test_a_pending_update_tells_what_it_waits_for(tmp_path: Path) -> None:
     """The proposer is kept from seeing what its own node has counted."""
     async with open_large_task(tmp_path) as (served, task_id):
         await upload(served)
         body, _ = make_update(served, task_id, DATA)
         announcements = served.services.announcements
-        served.services.mempool.large.is_announced = lambda _payload_hash: False
+        served.services.mempool.large.announced = NothingYet()
         raw = sign(BOB, served.services.mempool.pending_nonce(BOB.address), body)
         submitted = await served.submit(raw)
         assert submitted.status_code == 202
