@@ -4,6 +4,7 @@ Owns the order of the checks (payload against its hash, nonce, state, room) and 
 nonces. What is refused has changed nothing. Never verifies signatures and never waits.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from quorate.chain.content import compute_content_hash
@@ -12,6 +13,7 @@ from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 from node.mempool.door import Door, PendingTransaction
 from node.mempool.journal import PAYLOAD_JOURNALED_BYTES_MAX
 from node.mempool.pool import TransactionPool
+from node.mempool.rivals import Rivals, make_replaced_error
 
 NONCE_AHEAD_MAX: Final = 64
 """How far above the next nonce one may be to be called early; above, it is wrong."""
@@ -30,16 +32,44 @@ class Admission:
         Where they go.
     door : Door
         The committed state.
+    rivals : Rivals
+        Knows what makes room for a transaction of a peer.
+    dismiss : callable
+        Told of each transaction that made room, and why.
     """
 
-    def __init__(self, pool: TransactionPool, door: Door) -> None:
+    def __init__(
+        self,
+        pool: TransactionPool,
+        door: Door,
+        rivals: Rivals,
+        dismiss: Callable[[PendingTransaction, TransactionError], None],
+    ) -> None:
         self._pool = pool
         self._door = door
+        self._rivals = rivals
+        self._dismiss = dismiss
 
     def judge(
-        self, entry: PendingTransaction, payload: bytes | None, *, is_gap_allowed: bool = False
+        self,
+        entry: PendingTransaction,
+        payload: bytes | None,
+        *,
+        is_gap_allowed: bool = False,
+        leaving: Sequence[PendingTransaction] = (),
     ) -> int:
         """Raise unless the state and what is pending allow this transaction.
+
+        Parameters
+        ----------
+        entry : PendingTransaction
+            Verified, not pending.
+        payload : bytes, optional
+            Its payload.
+        is_gap_allowed : bool
+            Whether nonces before it may be missing.
+        leaving : sequence of PendingTransaction
+            What it replaces, the one with its nonce first.
 
         Returns
         -------
@@ -57,16 +87,18 @@ class Admission:
         record = self._pool.get_sender(entry.sender)
         expected, spending = account_nonce, 0
         is_taken = False
-        if record is not None:
-            expected, spending = max(account_nonce, record.next), record.spending
+        if record is not None and not leaving:
+            expected = max(account_nonce, record.next)
             is_taken = entry.nonce in record.by_nonce
+        if record is not None:
+            spending = record.spending - sum(each.spending for each in leaving)
         if entry.nonce < expected or is_taken:
             raise TransactionError(
                 ErrorCode.WRONG_NONCE,
                 f"The transaction has nonce {entry.nonce}, which another one of the account has "
                 f"used: sign it with the next one, {expected}.",
             )
-        if entry.nonce > expected and not is_gap_allowed:
+        if entry.nonce > expected and not (is_gap_allowed or leaving):
             kind = NonceGapError if entry.nonce - expected <= NONCE_AHEAD_MAX else TransactionError
             raise kind(
                 ErrorCode.WRONG_NONCE,
@@ -86,7 +118,7 @@ class Admission:
         is_gap_allowed: bool = False,
         is_limited: bool = True,
     ) -> None:
-        """Make a transaction pending, and store its payload.
+        """Make a transaction pending, and store its payload; dismiss what it replaces.
 
         Parameters
         ----------
@@ -103,11 +135,18 @@ class Admission:
         TransactionError, PendingError
             As `judge`, or `mempool_full`, `quota_exceeded`; nothing has changed.
         """
-        account_nonce = self.judge(entry, payload, is_gap_allowed=is_gap_allowed)
+        leaving = self._rivals.find_leaving(entry)
+        account_nonce = self.judge(entry, payload, is_gap_allowed=is_gap_allowed, leaving=leaving)
         if is_limited:
-            self._pool.require_room(entry)
+            self._pool.require_room(entry, leaving)
         self.store_payload(entry, payload)
+        for each in leaving:
+            self._pool.remove(each.hash)
+        if leaving:
+            entry.replacements = leaving[0].replacements + 1
         self._pool.add(entry, account_nonce)
+        for each in leaving:
+            self._dismiss(each, make_replaced_error(entry))
 
     def store_payload(self, entry: PendingTransaction, payload: bytes | None) -> None:
         """Store the payload of a transaction that was judged, unless it is stored already.

@@ -136,6 +136,8 @@ class PendingTransaction:
         Its number in the order of arrival.
     since_block : int
         How many blocks the pool had seen when it arrived.
+    replacements : int
+        How many others with the same nonce have made room before it came to their place.
     """
 
     hash: Hash
@@ -152,6 +154,7 @@ class PendingTransaction:
     is_durable: bool = False
     arrival: int = 0
     since_block: int = 0
+    replacements: int = 0
 
     @property
     def has_large_payload(self) -> bool:

@@ -111,10 +111,10 @@ class HeldTransactions:
         return held
 
     def take_of_sender(self, sender: Address, nonce: int) -> HeldTransaction | None:
-        """Take out the one of a sender that waits for its turn and has this nonce."""
+        """Take out one of a sender that waits for its turn and has this nonce, or a lower one."""
         for transaction_hash in self._by_sender.get(sender, ()):
             held = self._held[transaction_hash]
-            if held.reason is HeldFor.NONCE and held.entry.nonce == nonce:
+            if held.reason is HeldFor.NONCE and held.entry.nonce <= nonce:
                 return self.remove(transaction_hash)
         return None
 

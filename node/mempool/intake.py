@@ -84,10 +84,11 @@ class Intake:
         """Admit what was held for a sender's next nonces; return how many."""
         admitted = 0
         while self.held.has_sender(sender):
+            # Those whose turn has passed, too: they may be rivals of what is pending.
             held = self.held.take_of_sender(sender, self._pending_nonce(sender))
-            if held is None or not self._try_again(held):
+            if held is None:
                 break
-            admitted += 1
+            admitted += self._try_again(held)
         return admitted
 
     def receive_payload(self, payload_hash: Hash) -> int:

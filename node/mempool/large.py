@@ -59,6 +59,10 @@ class LargePayloads:
         hashes = (entry.payload_hash for entry in self._pool.large)
         return tuple(dict.fromkeys(each for each in hashes if each is not None))
 
+    def is_announced(self, payload_hash: Hash) -> bool:
+        """Tell whether a block could name this payload."""
+        return self.announced.is_announced(payload_hash)
+
     @property
     def unannounced_count(self) -> int:
         """Pending transactions whose payloads too few validators have announced."""

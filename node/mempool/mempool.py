@@ -17,10 +17,7 @@ from quorate.chain.ids import Address, Hash
 from quorate.chain.transaction import compute_transaction_hash
 
 from node.config import MempoolSection
-from node.mempool.admission import (
-    Admission,
-    validate_payload,
-)
+from node.mempool.admission import Admission, validate_payload
 from node.mempool.decided import DecidedTransactions
 from node.mempool.door import (
     Door,
@@ -36,6 +33,7 @@ from node.mempool.intake import Intake
 from node.mempool.journal import PAYLOAD_JOURNALED_BYTES_MAX, Journal
 from node.mempool.large import LargePayloads
 from node.mempool.pool import TransactionPool
+from node.mempool.rivals import Rivals
 from node.mempool.settlement import Settlement
 from node.mempool.slices import Slices
 from node.mempool.submissions import SubmissionParts, Submissions
@@ -110,7 +108,8 @@ class Mempool:
         self._on_dropped = on_dropped
         self._pool = TransactionPool(config)
         self.large = LargePayloads(self._pool)
-        self._admission = Admission(self._pool, door)
+        rivals = Rivals(self._pool, self.large.is_announced, clock)
+        self._admission = Admission(self._pool, door, rivals, self._dismiss)
         self._intake = Intake(self._admission, self.pending_nonce, want_payload)
         self._held = self._intake.held
         self._settlement = Settlement(self._pool, door, self._dismiss)

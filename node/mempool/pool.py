@@ -8,7 +8,7 @@ a transaction, never waits, never writes.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -154,42 +154,54 @@ class TransactionPool:
         if self.bytes + size > limits.bytes_max:
             raise _full(f"{self.bytes} of {limits.bytes_max} bytes are taken")
 
-    def require_room(self, entry: PendingTransaction) -> None:
-        """Raise unless this transaction has room.
+    def require_room(
+        self, entry: PendingTransaction, leaving: Sequence[PendingTransaction] = ()
+    ) -> None:
+        """Raise unless this transaction has room, once those that it replaces have left.
 
         Raises
         ------
         TransactionError
             `mempool_full`, `quota_exceeded` or `duplicate_update`.
         """
-        self.require_space(len(entry.raw))
         limits = self._limits
-        if self.payload_bytes + entry.payload_size > limits.payload_bytes_max:
+        if not leaving:
+            self.require_space(len(entry.raw))
+        payload_bytes = self.payload_bytes - sum(each.payload_size for each in leaving)
+        if payload_bytes + entry.payload_size > limits.payload_bytes_max:
             raise _full(
-                f"payloads take {self.payload_bytes} of {limits.payload_bytes_max} bytes, and "
+                f"payloads take {payload_bytes} of {limits.payload_bytes_max} bytes, and "
                 f"this one has {entry.payload_size}"
             )
         record = self._senders.get(entry.sender)
         if record is not None:
-            self._require_quota(record, entry)
+            self._require_quota(record, entry, leaving)
 
-    def _require_quota(self, record: SenderRecord, entry: PendingTransaction) -> None:
+    def _require_quota(
+        self,
+        record: SenderRecord,
+        entry: PendingTransaction,
+        leaving: Sequence[PendingTransaction],
+    ) -> None:
         limits = self._limits
-        if len(record.by_nonce) >= limits.per_sender_max:
+        if len(record.by_nonce) - len(leaving) >= limits.per_sender_max:
             raise TransactionError(
                 ErrorCode.QUOTA_EXCEEDED,
                 f"The sender has {len(record.by_nonce)} pending transactions, as many as one may: "
                 "send more when some of them are decided.",
             )
         share = limits.payload_bytes_max // PAYLOAD_SHARE
-        if entry.payload_size and 0 < record.payload_bytes > share - entry.payload_size:
+        payload_bytes = record.payload_bytes - sum(each.payload_size for each in leaving)
+        if entry.payload_size and 0 < payload_bytes > share - entry.payload_size:
             raise TransactionError(
                 ErrorCode.QUOTA_EXCEEDED,
-                f"The sender's pending payloads have {record.payload_bytes} bytes and this one "
+                f"The sender's pending payloads have {payload_bytes} bytes and this one "
                 f"{entry.payload_size}; together one may have {share}: send it when some of them "
                 "are decided.",
             )
-        if _get_updated_task(entry) in record.updated:
+        left = [get_updated_task(each) for each in leaving]
+        task_id = get_updated_task(entry)
+        if task_id in record.updated and task_id not in left:
             # The ledger would take one of them: a training round has one update of a participant.
             raise TransactionError(
                 ErrorCode.DUPLICATE_UPDATE,
@@ -226,7 +238,7 @@ class TransactionPool:
         record.spending += entry.spending
         record.by_nonce[entry.nonce] = entry
         record.payload_bytes += entry.payload_size
-        task_id = _get_updated_task(entry)
+        task_id = get_updated_task(entry)
         if task_id is not None:
             record.updated[task_id] = None
         if entry.nonce == record.next:
@@ -254,7 +266,7 @@ class TransactionPool:
         record = self._senders[entry.sender]
         record.spending -= entry.spending
         record.payload_bytes -= entry.payload_size
-        task_id = _get_updated_task(entry)
+        task_id = get_updated_task(entry)
         if task_id is not None:
             record.updated.pop(task_id, None)
         del record.by_nonce[entry.nonce]
@@ -377,7 +389,8 @@ class TransactionPool:
         self.ready_count += record.next - start
 
 
-def _get_updated_task(entry: PendingTransaction) -> Hash | None:
+def get_updated_task(entry: PendingTransaction) -> Hash | None:
+    """Return the task that a transaction is an update of, or None."""
     body = entry.signed.transaction.body
     return body.task_id if isinstance(body, SubmitUpdate) else None
 

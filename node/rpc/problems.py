@@ -27,6 +27,7 @@ HTTP_STATUS: Final[Mapping[ErrorCode, int]] = {
     ErrorCode.TOO_LARGE: 413,
     ErrorCode.WRONG_CHAIN_ID: 400,
     ErrorCode.WRONG_NONCE: 409,
+    ErrorCode.REPLACED: 409,
     ErrorCode.BAD_SIGNATURE: 400,
     ErrorCode.FEE_TOO_LOW: 422,
     ErrorCode.INSUFFICIENT_BALANCE: 422,

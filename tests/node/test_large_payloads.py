@@ -6,7 +6,13 @@ import numpy as np
 import trio
 from quorate.chain.announcement import sign_announcement
 from quorate.chain.content import CHUNK_BYTES, compute_content_hash
-from quorate.chain.transaction import CreateTask, SubmitUpdate, decode_transaction
+from quorate.chain.errors import ErrorCode
+from quorate.chain.transaction import (
+    CreateTask,
+    SubmitUpdate,
+    compute_transaction_hash,
+    decode_transaction,
+)
 
 from node.exchange.messages import (
     GetChunk,
@@ -19,7 +25,7 @@ from node.exchange.messages import (
 )
 from node.rpc.figures import collect_figures
 from p2p.network import SCORE_MAX, PeerGone, PeerId, Priority
-from tests.node.cluster import CHAIN_ID, now_ms, open_cluster
+from tests.node.cluster import CHAIN_ID, now_ms, open_cluster, sign
 from tests.node.hostile import LIAR, Hostile, get_score, open_attacked
 from tests.node.test_training import Trainer
 
@@ -64,6 +70,38 @@ async def test_blocks_go_on_while_an_update_waits_for_announcements(tmp_path: Pa
             del member.running.services.network.request  # type: ignore[method-assign]
         await trainer.wait(lambda: pool.count == 0)
         await trainer.wait(lambda: all(t.record.update_count == 1 for t in trainer.tasks()))
+
+
+async def test_of_two_updates_with_one_nonce_one_is_decided_and_the_other_refused(
+    tmp_path: Path,
+) -> None:
+    async with open_cluster(tmp_path) as cluster:
+        trainer = Trainer(cluster, DIMENSION)
+        await trainer.begin()
+        rivals = []
+        for value in (3, 4):
+            body, payload = trainer.make_update(2, np.full(DIMENSION, value))
+            rivals.append((sign(trainer.keys[2], trainer.nonces[2], body), payload))
+        low, high = sorted(rivals, key=lambda rival: compute_transaction_hash(rival[0]))
+        low_hash, high_hash = (compute_transaction_hash(raw) for raw, _ in (low, high))
+        pools = [member.running.services.mempool for member in cluster.members]
+        events = cluster.members[0].running.services.events
+        # Half of the validators have taken the one, half the other, before they hear of each other.
+        for member in cluster.members:
+            member.running.services.network.broadcast = lambda *_: 0  # type: ignore[method-assign]
+        for pool, rival in zip(pools, (high, high, low, low), strict=True):
+            await pool.submit_local(*rival)
+        await trio.sleep(0.1)
+        for member in cluster.members:
+            del member.running.services.network.broadcast
+        with events.subscribe([], transactions=[high_hash]) as told, trio.fail_after(20):
+            event = await anext(aiter(told))
+            assert (event.data["status"], event.data["code"]) == ("refused", ErrorCode.REPLACED)
+        await trainer.wait(lambda: all(pool.count == 0 for pool in pools))
+        for member in cluster.members:
+            chain = member.running.services.storage.chain
+            assert chain.find_transaction(low_hash) is not None
+            assert chain.find_transaction(high_hash) is None
 
 
 async def _refuse(*_: object, **__: object) -> bytes:

@@ -81,13 +81,6 @@ class Promises:
                 f"at {at}"
             )
 
-    def is_nonce_owed(self, user: int, nonce: int, machine: int) -> bool:
-        """Tell whether another node still owes this user a transaction with this nonce."""
-        return any(
-            (owed.user, owed.nonce) == (user, nonce) and owed.machine != machine
-            for owed in self._owed.values()
-        )
-
     def find_owed(self) -> list[Hash]:
         """Return what was acknowledged and is neither decided nor told to be refused."""
         return list(self._owed)

@@ -42,6 +42,7 @@ class ErrorCode(StrEnum):
     TOO_LARGE = "too_large"
     WRONG_CHAIN_ID = "wrong_chain_id"
     WRONG_NONCE = "wrong_nonce"
+    REPLACED = "replaced"
     BAD_SIGNATURE = "bad_signature"
     FEE_TOO_LOW = "fee_too_low"
     INSUFFICIENT_BALANCE = "insufficient_balance"

@@ -40,7 +40,13 @@ def make_transfer(
 
 
 def make_update(
-    key: PrivateKey, nonce: int, payload: bytes, *, training_round: int = 0, task_id: Hash = TASK
+    key: PrivateKey,
+    nonce: int,
+    payload: bytes,
+    *,
+    training_round: int = 0,
+    task_id: Hash = TASK,
+    fee: int = 0,
 ) -> bytes:
     body = SubmitUpdate(
         task_id,
@@ -51,7 +57,7 @@ def make_update(
         len(payload),
         10,
     )
-    return sign_transaction(key, Transaction(1, CHAIN_ID, key.public_key, nonce, 0, body))
+    return sign_transaction(key, Transaction(1, CHAIN_ID, key.public_key, nonce, fee, body))
 
 
 def hash_of(raw: bytes) -> Hash:

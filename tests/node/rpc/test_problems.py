@@ -36,7 +36,7 @@ def test_the_table_is_the_contract() -> None:
     expected = {
         400: {"malformed", "bad_signature", "wrong_chain_id"},
         404: {"not_found", "unknown_task", "unknown_account"},
-        409: {"wrong_nonce", "duplicate_update", "already_exists"},
+        409: {"wrong_nonce", "replaced", "duplicate_update", "already_exists"},
         413: {"too_large"},
         429: {"quota_exceeded"},
         500: {"internal"},
