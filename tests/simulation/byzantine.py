@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 import msgspec
+from quorate.chain.announcement import ANNOUNCED_PER_MESSAGE_MAX, sign_announcement
 from quorate.chain.errors import DecodeError
 from quorate.chain.ids import Address, Hash, Height, Round
 from quorate.chain.keys import Domain, PrivateKey
@@ -18,9 +19,12 @@ from quorate.chain.vote import BlockId, Vote, VoteType, compute_vote_sign_bytes
 from node.exchange.messages import (
     BlocksAnswer,
     GetBlocks,
+    GetChunk,
+    GetChunkHashes,
     GetTransactions,
     NodeStatus,
     PartMessage,
+    PayloadAnnouncementsMessage,
     PendingHashesMessage,
     VotesMessage,
     decode_message,
@@ -62,6 +66,8 @@ class Behaviour(Enum):
     FALSE_HEIGHTS = "false heights"
     FAR_VOTES = "votes for far heights and rounds"
     FALSE_ANNOUNCEMENTS = "announces what it does not hold"
+    FALSE_PAYLOADS = "announces payloads that it does not hold"
+    WITHHOLD_PAYLOADS = "announces payloads and never serves them"
 
 
 FORGERIES = {
@@ -98,12 +104,14 @@ class Byzantine:
         self._random = source
         self._remembered: list[bytes] = []
         self._names: list[bytes] = []
+        self._node: Node | None = None
+        self._announced_ms = 0
         forgeries = [FORGERIES[each] for each in behaviours if each in FORGERIES]
         self._forger = Forger(forgeries, key, chain_id, source)
 
     def possess(self, node: "Node") -> None:
         """Take over what is not said but done: conscience and lock."""
-        services = node.services
+        services, self._node = node.services, node
         self._names = list(services.executor.position.validators.by_address)
         if services.signer is not None:
             # It knows that it signs twice.
@@ -146,6 +154,8 @@ class Byzantine:
         if Behaviour.FALSE_ANNOUNCEMENTS in self._behaviours:
             made_up = tuple(self._make_hash() for _ in range(MADE_UP_HASHES))
             more.append(encode_message(PendingHashesMessage(made_up)))
+        if Behaviour.FALSE_PAYLOADS in self._behaviours and self._node is not None:
+            more.append(self._announce_falsely(self._node))
         if Behaviour.FAR_VOTES in self._behaviours:
             more.append(self._make_far_votes(decode_status(body)))
         if Behaviour.OVERSIZED in self._behaviours and self._random.random() < 0.2:
@@ -164,6 +174,10 @@ class Byzantine:
         if Behaviour.SILENT in self._behaviours:
             return None
         if Behaviour.WITHHOLD_ANSWERS in self._behaviours and self._random.random() < 0.7:
+            return None
+        if Behaviour.WITHHOLD_PAYLOADS in self._behaviours and isinstance(
+            decode_request(request), GetChunk | GetChunkHashes
+        ):
             return None
         if Behaviour.LYING_ANSWERS not in self._behaviours or isinstance(answer, Exception):
             return answer
@@ -254,6 +268,18 @@ class Byzantine:
             )
             votes.append(self._sign_vote(draft))
         return encode_message(VotesMessage(tuple(votes)))
+
+    def _announce_falsely(self, node: "Node") -> bytes:
+        """Announce what it waits for itself, what others may lack, and what is nowhere."""
+        mempool = node.services.mempool
+        lacked = [each.payload_hash for each in mempool._held.get_for_payload()]
+        names = [name for name in (*lacked, *mempool.large.hashes) if name is not None]
+        names = names[: ANNOUNCED_PER_MESSAGE_MAX - MADE_UP_HASHES]
+        names += [self._make_hash() for _ in range(MADE_UP_HASHES)]
+        # Others take an announcement for a new one if its time is later.
+        self._announced_ms = max(self._announced_ms + 1, node.services.now_ms())
+        made = sign_announcement(self._key, self._chain_id, self._announced_ms, names)
+        return encode_message(PayloadAnnouncementsMessage((made,)))
 
     def _tell_false_height(self, status: NodeStatus) -> bytes:
         height = self._random.choice(

@@ -30,6 +30,10 @@ DISHONEST_PROPOSALS = (
     Behaviour.EQUIVOCATE_PROPOSALS,
     Behaviour.FALSE_POLKA,
 )
+ABOUT_PAYLOADS = (Behaviour.FALSE_PAYLOADS, Behaviour.WITHHOLD_PAYLOADS)
+"""Drawn by themselves, beside what a byzantine validator does otherwise."""
+ABOUT_PAYLOADS_SHARE = 0.2
+OTHERWISE = tuple(each for each in Behaviour if each not in ABOUT_PAYLOADS)
 MILD = Conditions(delay_s=0.002, jitter_s=0.002, loss=0.0, duplication=0.0)
 
 
@@ -77,7 +81,18 @@ class Plan:
 
 def make_plan(seed: int) -> Plan:
     """Draw a run from its seed."""
-    draw = random.Random(f"{seed}/plan")
+    plan = _draw_plan(random.Random(f"{seed}/plan"), seed)
+    draw = random.Random(f"{seed}/about payloads")
+    byzantine = {
+        number: (*said, draw.choice(ABOUT_PAYLOADS))
+        if said and Behaviour.SILENT not in said and draw.random() < ABOUT_PAYLOADS_SHARE
+        else said
+        for number, said in plan.byzantine.items()
+    }
+    return replace(plan, byzantine=byzantine)
+
+
+def _draw_plan(draw: random.Random, seed: int) -> Plan:
     kind = draw.random()
     if kind < VILLAIN_SHARE:
         return _draw_villain(draw, seed)
@@ -213,7 +228,7 @@ def _draw_byzantine(
 
 
 def _draw_behaviours(draw: random.Random, count: int) -> tuple[Behaviour, ...]:
-    behaviours = tuple(draw.sample(list(Behaviour), count))
+    behaviours = tuple(draw.sample(OTHERWISE, count))
     # Whoever is silent does nothing else.
     return (Behaviour.SILENT,) if Behaviour.SILENT in behaviours else behaviours
 
@@ -226,7 +241,7 @@ def _draw_villain(draw: random.Random, seed: int) -> Plan:
     plan = _draw_ordinary(draw, seed)
     powers = draw.choice(((10, 10, 10, 14), (3, 3, 3, 4), (10, 10, 10, 10, 19)))
     villain = len(powers) - 1
-    behaviours = draw.choice((DISHONEST_ANSWERS, DISHONEST_PROPOSALS, tuple(Behaviour)[1:]))
+    behaviours = draw.choice((DISHONEST_ANSWERS, DISHONEST_PROPOSALS, OTHERWISE[1:]))
     said = tuple(draw.sample(behaviours, draw.choice((1, 2))))
     pairs: Pairs | None = None
     late: frozenset[int] = frozenset()
