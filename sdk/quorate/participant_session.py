@@ -3,10 +3,16 @@
 Owns what differs there from `TrainingSession`: an update is made from the newest weights and goes
 into whichever buffer is open when it arrives, and while the result of a full buffer is being
 computed the next update is already trained and sent. Never sees data: fitting is the caller's.
+
+What earlier updates left unsaid goes along with one update alone: another one that is sent before
+the first has ended must not say the same again.
 """
 
 from collections import deque
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from quorate import procedures, submissions
 from quorate import rpc_protocol as rpc
@@ -23,7 +29,7 @@ from quorate.training_session import (
     RoundResult,
     TrainingSession,
 )
-from quorate.update_encoding import EncodedUpdate
+from quorate.update_encoding import RESIDUAL_ABS_MAX, EncodedUpdate
 
 IN_FLIGHT_MAX = 2
 """One's updates in training rounds that have not ended: in the frozen one and in the open one."""
@@ -31,10 +37,14 @@ IN_FLIGHT_MAX = 2
 
 @dataclass(frozen=True)
 class _Sent:
-    """An update of one's own in a training round; `encoded` is None if an earlier run made it."""
+    """An update of one's own in a training round; `encoded` is None if an earlier run made it.
+
+    `taken` is the residual that was added to it, float32 (d,), or None.
+    """
 
     training_round: int
-    encoded: EncodedUpdate | None
+    encoded: EncodedUpdate | None = None
+    taken: NDArray[np.float32] | None = None
 
 
 class ParticipantSession(TrainingSession):
@@ -73,7 +83,9 @@ class ParticipantSession(TrainingSession):
                 )
                 if oldest.is_over:
                     task = yield from procedures.get_task(self._endpoint, self._task_key)
-                    return (yield from self._conclude(task, oldest, sent.popleft().encoded))
+                    ended = yield from self._conclude(task, oldest, sent[0].encoded)
+                    self._owe(sent.popleft(), ended)
+                    return ended
             if len(sent) < IN_FLIGHT_MAX and not (yield from self._is_buffer_closed_to_us(sent)):
                 counted = yield from self._send_update()
                 if counted is None:
@@ -97,7 +109,7 @@ class ParticipantSession(TrainingSession):
         if not any(update.participant == self._address for update in current.updates):
             return False
         if not sent or sent[-1].training_round != current.training_round:
-            sent.append(_Sent(current.training_round, None))
+            sent.append(_Sent(current.training_round))
         return True
 
     def _send_update(self) -> Script[_Sent | None]:
@@ -131,7 +143,19 @@ class ParticipantSession(TrainingSession):
                 yield from self._wait_for_room(task)
             return None
         number = yield from self._find_own(task, current.training_round)
-        return None if number is None else _Sent(number, encoded)
+        if number is None:
+            return None
+        taken, self._residual = self._residual, None
+        return _Sent(number, encoded, taken)
+
+    def _owe(self, sent: _Sent, ended: RoundResult) -> None:
+        """Add to what is owed: what a counted update left unsaid; of another, what it took."""
+        if sent.encoded is None or not self._options.keeps_residual:
+            return
+        owed = sent.encoded.residual if ended.is_counted else sent.taken
+        if owed is not None and self._residual is not None:
+            owed = np.clip(owed + self._residual, -RESIDUAL_ABS_MAX, RESIDUAL_ABS_MAX)
+        self._residual = self._residual if owed is None else owed
 
     _PASSING = frozenset(
         {

@@ -213,7 +213,11 @@ class TrainingSession:
                     encoded = None
                     continue
             over = yield from self._wait_until_over(task, current.training_round)
-            return (yield from self._conclude(task, over, encoded))
+            ended = yield from self._conclude(task, over, encoded)
+            # What an update left unsaid is owed only if the rest of it was counted.
+            if ended.is_counted and encoded is not None and self._options.keeps_residual:
+                self._residual = encoded.residual
+            return ended
         raise WaitTimeoutError(
             f"{LATE_ROUNDS_MAX} training rounds in a row ended before the update was ready: the "
             "task's deadline is too short for this machine."
@@ -373,10 +377,9 @@ class TrainingSession:
         if receipt is None:
             raise WaitTimeoutError(f"Training round {over.training_round} has not ended.")
         verified = yield from self._download(task)
-        own = [u for u in receipt.updates if u.participant == self._key.address]
-        # What an update left unsaid is owed only if the rest of it was counted.
-        if own and encoded is not None and self._options.keeps_residual:
-            self._residual = encoded.residual
+        # The receipt of a void round lists its updates, too, and none of them was aggregated.
+        counted = receipt.updates if receipt.outcome is RoundOutcome.FINALIZED else ()
+        own = [u for u in counted if u.participant == self._key.address]
         return RoundResult(
             over.training_round,
             receipt.outcome,

@@ -72,6 +72,11 @@ class FakeTask:
     past: dict[int, bytes] = field(default_factory=dict)
     """The weights of earlier training rounds, by the height at which others followed."""
     since: int = 0
+    void: set[int] = field(default_factory=set)
+    """The training rounds that end without a result."""
+    frozen: dict[bytes, tuple[bytes, bytes]] | None = None
+    """Of an asynchronous task: the buffer before the open one, until `thaw`."""
+    is_thawing: bool = False
 
     @property
     def leaf(self) -> ModelLeaf:
@@ -198,51 +203,79 @@ class FakeNode:
                 task = self.tasks[task_id]
                 task.updates[signed.sender] = (signed.transaction.body.payload_hash, payload)
 
+    def thaw(self, task_id: bytes) -> None:
+        """Decide a block with the result of a task's frozen buffer."""
+        self.tasks[task_id].is_thawing = True
+        self.decide([])
+
     def seal(self, task: FakeTask, height: int) -> None:
-        if len(task.updates) < task.spec.policy.updates_max:
+        policy = task.spec.policy
+        if task.frozen is not None and task.is_thawing:
+            frozen, task.frozen, task.is_thawing = task.frozen, None, False
+            self.finish(task, task.training_round - 1, frozen, height)
+        if len(task.updates) < policy.updates_max or task.frozen is not None:
             return
-        updates = [task.updates[sender] for sender in sorted(task.updates)]
-        layout = task.spec.update_layout
-        matrix = np.array([decode_update(data, layout)[:] for _, data in updates], np.int64)
-        shifts = [t.weight_fraction_bits - t.update_fraction_bits for t in task.spec.tensors]
-        scale = np.repeat(np.array(shifts), [t.size for t in task.spec.tensors])
-        step = np.rint(matrix.mean(axis=0)).astype(np.int64) << scale
-        base = np.frombuffer(task.weights, "<i4").astype(np.int64)
-        before = task.leaf.weights_root
-        task.past[height] = task.weights
-        task.weights = (base + step).astype("<i4").tobytes()
-        task.since = height
+        if policy.is_asynchronous:
+            task.frozen = task.updates
+        else:
+            self.finish(task, task.training_round, task.updates, height)
+        task.updates = {}
+        task.training_round += 1
+        if policy.rounds_max and task.training_round >= policy.rounds_max:
+            task.status = "completed"
+
+    def finish(
+        self,
+        task: FakeTask,
+        number: int,
+        counted: dict[bytes, tuple[bytes, bytes]],
+        height: int,
+    ) -> None:
+        """End a training round with the mean of its updates, or without a result."""
+        before, is_void = task.leaf.weights_root, number in task.void
+        if not is_void:
+            self.add_mean(task, counted, height)
         receipt = {
             "task_id": task.task_id,
-            "training_round": task.training_round,
-            "outcome": "finalized",
+            "training_round": number,
+            "outcome": "void" if is_void else "finalized",
             "base_weights_root": before,
             "weights_root": task.leaf.weights_root,
             "set_root": make_hash("set"),
             "updates": [
                 {
                     "participant": sender,
-                    "payload_hash": task.updates[sender][0],
-                    "score": 1 << 15,
+                    "payload_hash": counted[sender][0],
+                    "score": 0 if is_void else 1 << 15,
                     "is_set_aside": False,
                 }
-                for sender in sorted(task.updates)
+                for sender in sorted(counted)
             ],
             "saturated": 0,
             "clamped": 0,
             "evaluation_count": 1,
             "evaluations": [{"name": "loss", "value": 65536}],
         }
-        task.finished[task.training_round] = {
-            "status": "finalized",
+        task.finished[number] = {
+            "status": receipt["outcome"],
             "height": height,
             "receipt": receipt,
         }
         self.events.append(("training_round", {"height": height, **receipt}))
-        task.updates = {}
-        task.training_round += 1
-        if task.spec.policy.rounds_max and task.training_round >= task.spec.policy.rounds_max:
-            task.status = "completed"
+
+    def add_mean(
+        self, task: FakeTask, counted: dict[bytes, tuple[bytes, bytes]], height: int
+    ) -> None:
+        updates = [counted[sender] for sender in sorted(counted)]
+        layout = task.spec.update_layout
+        matrix = np.array([decode_update(data, layout)[:] for _, data in updates], np.int64)
+        shifts = [t.weight_fraction_bits - t.update_fraction_bits for t in task.spec.tensors]
+        scale = np.repeat(np.array(shifts), [t.size for t in task.spec.tensors])
+        step = np.rint(matrix.mean(axis=0)).astype(np.int64) << scale
+        base = np.frombuffer(task.weights, "<i4").astype(np.int64)
+        task.past[height] = task.weights
+        task.weights = (base + step).astype("<i4").tobytes()
+        task.since = height
 
     # --- the door --------------------------------------------------------------------------------
 
@@ -283,7 +316,8 @@ class FakeNode:
                     raise TransactionError(ErrorCode.ALREADY_EXISTS, "Registered.")
             case SubmitUpdate(task_id):
                 task = self.tasks[task_id]
-                if body.training_round != task.training_round:
+                is_asynchronous = task.spec.policy.is_asynchronous
+                if body.training_round != task.training_round and not is_asynchronous:
                     raise TransactionError(ErrorCode.WRONG_TRAINING_ROUND, "Too late.")
                 if body.base_weights_root != task.leaf.weights_root:
                     raise TransactionError(ErrorCode.STALE_WEIGHTS, "Stale.")
@@ -497,13 +531,15 @@ class FakeNode:
     def training_round(self, task: FakeTask, number: str) -> Answer:
         if number != "current" and int(number) in task.finished:
             return answer(task.finished[int(number)])
-        if number not in ("current", str(task.training_round)):
+        is_frozen = task.frozen is not None and number == str(task.training_round - 1)
+        if not is_frozen and number not in ("current", str(task.training_round)):
             return problem(404, "not_found")
-        updates = [{"participant": a, "payload_hash": u[0]} for a, u in task.updates.items()]
+        found = task.frozen if is_frozen and task.frozen is not None else task.updates
+        updates = [{"participant": a, "payload_hash": u[0]} for a, u in found.items()]
         return answer(
             {
-                "training_round": task.training_round,
-                "status": "open",
+                "training_round": task.training_round - is_frozen,
+                "status": "frozen" if is_frozen else "open",
                 "opened_time_ms": 1,
                 "deadline_ms": 60_001,
                 "updates": updates,

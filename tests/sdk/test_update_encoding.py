@@ -3,12 +3,16 @@
 The bytes are read back by the node's own reader, `aggregation.decode_update`.
 """
 
+from collections.abc import Callable
+
+import httpx
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from quorate import Client, Participant, RoundInfo, draft_task
+from quorate.chain.round_policy import RoundMode
 from quorate.chain.task import (
     AggregationRule,
     RoundPolicy,
@@ -23,6 +27,7 @@ from quorate.update_encoding import RESIDUAL_ABS_MAX, encode_update
 
 from aggregation import decode_update
 from tests.sdk.conftest import AUTHORITY, PARTICIPANTS
+from tests.sdk.fake_node import Answer, FakeNode
 
 KEY = PARTICIPANTS[0]
 
@@ -185,18 +190,20 @@ def test_nothing_of_the_callers_is_changed() -> None:
 # --- the participant keeps it --------------------------------------------------------------------
 
 
-def create_sparse_task(client: Client, updates: int = 1) -> None:
+def create_sparse_task(
+    client: Client, updates: int = 1, mode: RoundMode = RoundMode.SYNCHRONOUS
+) -> bytes:
     arrays = [np.zeros(4)]
     draft = draft_task(
         "sparse",
         arrays,
-        RoundPolicy(60_000, updates, updates),
+        RoundPolicy(60_000, updates, updates, mode=mode, staleness_max=4),
         rule=AggregationRule((Stage.MEAN,), 0),
         codec=TOP_K,
         density=0.25,
     )
     assert draft.spec.top_k == 1
-    client.create_task(AUTHORITY, draft.spec, draft.weights)
+    return bytes(client.create_task(AUTHORITY, draft.spec, draft.weights).hash)
 
 
 def step(weights: list[Array], _info: RoundInfo) -> list[Array]:
@@ -253,3 +260,43 @@ def test_a_draft_names_at_least_one_parameter() -> None:
     whole = draft_task("x", [np.zeros(4)], policy, codec=TOP_K, density=1.0)
     assert whole.spec.update_layout == UpdateLayout(TOP_K, 4, 4)
     assert draft_task("x", [np.zeros(4)], policy, codec=INT8).spec.update_layout.size == 5
+
+
+def test_what_was_owed_before_a_void_round_is_owed_after_it(client: Client, node: FakeNode) -> None:
+    task_id = create_sparse_task(client)
+    node.tasks[task_id].void = {1}
+    results = Participant(client, KEY, "sparse", step).run(4)
+    # Nothing of the second update was counted, neither what it said nor what it left unsaid.
+    assert [result.weights[0].tolist() for result in results] == [
+        [0.5, 0.0, 0.0, 0.0],
+        [0.5, 0.0, 0.0, 0.0],
+        [1.0, 0.0, 0.0, 0.0],
+        [1.0, 0.75, 0.0, 0.0],
+    ]
+    assert [result.is_counted for result in results] == [True, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("void", "expected"),
+    [
+        (set(), [[0.5, 0.0], [1.0, 0.0], [1.5, 0.0], [1.5, 0.75], [2.0, 0.75]]),
+        ({1}, [[0.5, 0.0], [0.5, 0.0], [1.0, 0.0], [1.5, 0.0], [2.0, 0.0]]),
+    ],
+)
+def test_of_two_updates_on_their_way_one_alone_says_what_was_owed(
+    client: Client, node: FakeNode, void: set[int], expected: list[list[float]]
+) -> None:
+    task_id = create_sparse_task(client, mode=RoundMode.ASYNCHRONOUS)
+    task = node.tasks[task_id]
+    task.void = void
+
+    def thaw(_request: httpx.Request, _route: Callable[[], Answer]) -> None:
+        # The first result is there at once; later ones when the next buffer has its update.
+        if task.frozen is not None and (task.training_round == 1 or task.updates):
+            node.thaw(task_id)
+
+    node.intercept = thaw
+    participant = Participant(client, KEY, "sparse", step)
+    results = [participant.train_round() for _ in expected]
+    assert [result.training_round for result in results] == list(range(len(expected)))
+    assert [result.weights[0][:2].tolist() for result in results] == expected
