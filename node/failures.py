@@ -71,7 +71,9 @@ def describe_failure(failure: BaseException) -> str:
     else:
         text = str(failure)
     text = " ".join(text.split()) or type(failure).__name__
-    text = text[0].upper() + text[1:] if text[0].islower() else text
+    # A sentence begins with a capital, but the name of a file is spelled as it is.
+    if text.split(maxsplit=1)[0].isalpha():
+        text = text[0].upper() + text[1:]
     return text if text.endswith((".", "!", "?", "]")) else f"{text}."
 
 

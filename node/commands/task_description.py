@@ -186,8 +186,10 @@ def read_task_file(path: Path) -> TaskFile:
         else:
             document = tomllib.loads(raw.decode())
         return msgspec.convert(document, TaskFile)
+    except UnicodeDecodeError:
+        raise InputFileError(f"{path} describes no task: it is no text.") from None
     except (ValueError, RecursionError) as error:
-        # msgspec's, tomllib's and UTF-8's errors are ValueErrors.
+        # msgspec's and tomllib's errors are ValueErrors.
         raise InputFileError(f"{path} describes no task: {error}.") from error
 
 

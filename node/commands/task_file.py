@@ -36,8 +36,10 @@ def read_arrays(path: Path) -> dict[str, Array]:
     except FileNotFoundError:
         raise InputFileError(f"There is no file {path}.") from None
     except (OSError, ValueError, zipfile.BadZipFile) as error:
+        # numpy's ValueErrors advise to unpickle the file, which nothing here ever does.
+        reason = "" if isinstance(error, ValueError) else f" ({error})"
         raise InputFileError(
-            f"{path} cannot be read as arrays of numbers ({error}): write it with numpy.savez or "
+            f"{path} cannot be read as arrays of numbers{reason}: write it with numpy.savez or "
             "numpy.save."
         ) from error
 
@@ -63,6 +65,8 @@ def read_update(path: Path, spec: TaskSpec) -> tuple[PayloadData, int]:
     if path.suffix not in (".npz", ".npy"):
         try:
             size = path.stat().st_size
+        except FileNotFoundError:
+            raise InputFileError(f"There is no file {path}.") from None
         except OSError as error:
             raise InputFileError(f"{path} cannot be read: {error.strerror}.") from error
         if size != layout.size:
@@ -107,6 +111,8 @@ def read_bytes(path: Path, bytes_max: int) -> bytes:
     try:
         with path.open("rb") as file:
             raw = file.read(bytes_max + 1)
+    except FileNotFoundError:
+        raise InputFileError(f"There is no file {path}.") from None
     except OSError as error:
         raise InputFileError(f"{path} cannot be read: {error.strerror}.") from error
     if len(raw) > bytes_max:

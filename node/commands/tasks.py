@@ -138,9 +138,8 @@ def create(
         printer.note(f"{draft.saturated} weights do not fit the scale and were cut off at its end.")
     signer = Keyring(keyring).load(key)
     with open_client(get_node_url(context, node)) as client:
-        submitted = client.create_task(
-            signer, draft.spec, draft.weights, progress=ProgressBar().show
-        )
+        with ProgressBar() as bar:
+            submitted = client.create_task(signer, draft.spec, draft.weights, progress=bar.show)
         outcome = _await_decision(client, submitted, wait, len(draft.weights))
     printer.print_record({"task_id": submitted.hash, "name": draft.spec.name, **outcome})
 
@@ -259,7 +258,8 @@ def submit(
         if saturated:
             printer.note(f"{saturated} numbers do not fit the task's scale and were cut off.")
         draft = UpdateDraft(found.training_round, found.weights_root, data, examples)
-        submitted = client.submit_update(signer, found, draft, progress=ProgressBar().show)
+        with ProgressBar() as bar:
+            submitted = client.submit_update(signer, found, draft, progress=bar.show)
         size = found.spec.update_layout.size
         outcome = _await_decision(client, submitted, wait, size)
     printer.print_record(

@@ -96,6 +96,7 @@ def get(
     raw = file.with_name(file.name + RAW_SUFFIX) if is_archive else file
     with ExitStack() as stack:
         client, source = stack.enter_context(_connect(get_node_url(context, node), commit_from))
+        bar = stack.enter_context(ProgressBar())
         stored = client.download_weights(
             task,
             raw,
@@ -103,7 +104,7 @@ def get(
             trusted=(trusted := _get_trusted(genesis, source)),
             commit_from=source,
             others=[stack.enter_context(open_client(url)) for url in others or ()],
-            progress=ProgressBar().show,
+            progress=bar.show,
         )
     if is_archive:
         _write_archive(file, stored)

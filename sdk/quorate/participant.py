@@ -81,7 +81,8 @@ class Participant:
         self._client = client
         self._others = () if commit_from is None else (commit_from,)
         source = None if commit_from is None else commit_from.endpoint
-        shown = ProgressBar().show if progress is None else progress
+        self._bar = ProgressBar()
+        shown = self._bar.show if progress is None else progress
         options = SessionOptions(trusted, source, dtype, round_timeout_s, error_feedback, shown)
         self._session = ParticipantSession(client.endpoint, key, task, fit, options)
 
@@ -104,7 +105,8 @@ class Participant:
         WaitTimeoutError
             If a round does not end in time.
         """
-        return self._client.run(self._session.train_round(), others=self._others)
+        with self._bar:
+            return self._client.run(self._session.train_round(), others=self._others)
 
     def iterate(self, rounds: int) -> Iterator[RoundResult]:
         """Take part in up to `rounds` training rounds, one after the other.
@@ -170,13 +172,15 @@ class AsyncParticipant:
         self._client = client
         self._others = () if commit_from is None else (commit_from,)
         source = None if commit_from is None else commit_from.endpoint
-        shown = ProgressBar().show if progress is None else progress
+        self._bar = ProgressBar()
+        shown = self._bar.show if progress is None else progress
         options = SessionOptions(trusted, source, dtype, round_timeout_s, error_feedback, shown)
         self._session = ParticipantSession(client.endpoint, key, task, fit, options)
 
     async def train_round(self) -> RoundResult:
         """As `Participant.train_round`."""
-        return await self._client.run(self._session.train_round(), others=self._others)
+        with self._bar:
+            return await self._client.run(self._session.train_round(), others=self._others)
 
     async def iterate(self, rounds: int) -> AsyncIterator[RoundResult]:
         """As `Participant.iterate`."""

@@ -8,7 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TextIO, TypeAlias
+from typing import Final, Self, TextIO, TypeAlias
 
 BAR_CHARACTERS: Final = 24
 _MB: Final = 1e6
@@ -95,27 +95,47 @@ class ProgressBar:
     stream : text file, optional
         Standard error by default.
 
+    As a context manager it ends its line when the block ends, so that what is printed after a
+    transfer that failed stands on a line of its own.
+
     Examples
     --------
     >>> from quorate.progress import Progress, ProgressBar
-    >>> ProgressBar().show(Progress("upload", 5_000_000, 20_000_000))
+    >>> with ProgressBar() as bar:
+    ...     bar.show(Progress("upload", 5_000_000, 20_000_000))
     """
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
         self._shown = ""
+        self._is_open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_open:
+            self._is_open = False
+            self._shown = ""
+            stream = self._get_stream()
+            stream.write("\n")
+            stream.flush()
 
     def show(self, progress: Progress) -> None:
         """Draw the line anew; at the end of the transfer, go to the next one."""
-        stream = sys.stderr if self._stream is None else self._stream
+        stream = self._get_stream()
         if not stream.isatty():
             return
         text = render_progress(progress)
         if text != self._shown:
             self._shown = text
-            end = "\n" if progress.bytes_done >= progress.bytes_total else ""
+            self._is_open = progress.bytes_done < progress.bytes_total
+            end = "" if self._is_open else "\n"
             stream.write(f"\r{text}{end}")
             stream.flush()
+
+    def _get_stream(self) -> TextIO:
+        return sys.stderr if self._stream is None else self._stream
 
 
 def render_progress(progress: Progress) -> str:

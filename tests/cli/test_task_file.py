@@ -184,13 +184,19 @@ def test_task_file_that_is_another_file(tmp_path: Path) -> None:
     path = write(tmp_path / "task.toml", "#" * ((1 << 20) + 1))
     with pytest.raises(InputFileError, match="it is another file"):
         read_task_file(path)
+    path.write_bytes(b"\x7fELF\xd0")
+    with pytest.raises(InputFileError, match=r"task\.toml describes no task: it is no text\.$"):
+        read_task_file(path)
+    with pytest.raises(InputFileError, match=r"^There is no file none\.$"):
+        read_task_file(Path("none"))
 
 
 def test_nothing_is_unpickled(tmp_path: Path) -> None:
     path = tmp_path / "evil.npz"
     np.savez(path, evil=np.array([{"a": 1}], dtype=object))
-    with pytest.raises(InputFileError, match="cannot be read as arrays of numbers"):
+    with pytest.raises(InputFileError, match="cannot be read as arrays of numbers") as caught:
         read_arrays(path)
+    assert "unsafely" not in str(caught.value)
     with pytest.raises(InputFileError, match="cannot be read as arrays of numbers"):
         read_arrays(write(tmp_path / "text.npz", "no archive"))
     with pytest.raises(InputFileError, match="There is no file"):

@@ -139,13 +139,19 @@ def test_interruption_comes_first() -> None:
         ),
         (
             FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "a/b"),
-            "A/b: No such file or directory.",
+            "a/b: No such file or directory.",
             EXIT_FAILED,
         ),
+        (
+            FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "plain"),
+            "plain: No such file or directory.",
+            EXIT_FAILED,
+        ),
+        (ConfigError("task.toml is no such file"), "task.toml is no such file.", EXIT_FAILED),
     ],
 )
 def test_failures_become_one_sentence(failure: Exception, sentence: str, code: int) -> None:
-    assert describe_failure(failure).lower() == sentence.lower()
+    assert describe_failure(failure) == sentence
     assert get_exit_code(failure) == code
 
 

@@ -368,6 +368,21 @@ def test_the_bar_is_one_line_of_a_terminal() -> None:
     assert terminal.text.endswith("100%   20.0 of 20.0 MB\n")
     assert terminal.text.count("\n") == 1
     silent = Terminal(is_terminal=False)
-    ProgressBar(silent).show(Progress("upload", 1, 2))  # type: ignore[arg-type]
+    with ProgressBar(silent) as quiet:  # type: ignore[arg-type]
+        quiet.show(Progress("upload", 1, 2))
     assert silent.text == ""
     assert render_progress(Progress("download", 0, 0)).count("#") == 24
+
+
+def test_the_line_of_an_interrupted_transfer_ends() -> None:
+    terminal = Terminal(is_terminal=True)
+    with ProgressBar(terminal) as bar:  # type: ignore[arg-type]
+        bar.show(Progress("upload", 5, 20))
+    assert terminal.text.endswith("MB\n")
+    ended = terminal.text
+    with bar:
+        pass
+    assert terminal.text == ended
+    with bar:
+        bar.show(Progress("upload", 20, 20))
+    assert terminal.text.count("\n") == 2
