@@ -64,8 +64,11 @@ def validate_register_participant(
 def apply_register_participant(
     env: Environment, sender: Address, body: RegisterParticipant
 ) -> None:
-    """Give the sender the next slot among the participants."""
-    task = env.get_task(body.task_id)
+    """Give the sender the next slot among the participants.
+
+    Whoever withdrew an update and comes back is counted or silent again, like anybody.
+    """
+    task = _forget_withdrawn(env.get_task(body.task_id), sender)
     slot = task.registered_count
     env.view.put(
         get_registration_key(body.task_id, sender),
@@ -132,6 +135,12 @@ def apply_revoke_participant(env: Environment, sender: Address, body: RevokePart
 def _note_withdrawn(task: TaskRecord, absence: Absence) -> TaskRecord:
     listed = (*task.withdrawn, absence)[:WITHDRAWALS_LISTED_MAX]
     return replace(task, withdrawn_count=task.withdrawn_count + 1, withdrawn=listed)
+
+
+def _forget_withdrawn(task: TaskRecord, participant: Address) -> TaskRecord:
+    withdrawn = tuple(each for each in task.withdrawn if each.participant != participant)
+    count = task.withdrawn_count - (len(task.withdrawn) - len(withdrawn))
+    return replace(task, withdrawn_count=count, withdrawn=withdrawn)
 
 
 def _withdraw_update(env: Environment, task_id: Hash, task: TaskRecord, slot: int) -> TaskRecord:

@@ -132,8 +132,8 @@ class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
         How many participants were last active, that is have registered or sent an update, so many
         training rounds ago: 0 first. Empty if the task's policy excuses nobody.
     withdrawn : tuple of Absence
-        Who took an update out of the training round; at most `WITHDRAWALS_LISTED_MAX` of
-        `withdrawn_count`.
+        Who took an update out of the training round and has not come back; at most
+        `WITHDRAWALS_LISTED_MAX` of `withdrawn_count`, which still counts those beyond if they do.
     """
 
     authority: WireAddress

@@ -161,22 +161,55 @@ def test_who_withdrew_an_update_is_in_the_receipt_with_the_reason() -> None:
     assert receipt.absence_count == 0
 
 
+def test_who_withdrew_and_came_back_is_counted_or_silent_like_anybody() -> None:
+    chain = Chain()
+    task_id = create(chain, make_policy(updates_max=5), participants=5)
+    chain.submit(task_id, 1, 2, 3)
+    for key in PARTICIPANTS[:2]:
+        chain.run_block(
+            chain.sign(key, RevokeParticipant(task_id, key.address)),
+            chain.sign(key, RegisterParticipant(task_id), ahead=1),
+        )
+    chain.submit(task_id, 4)  # The first one again.
+    receipt = get_receipt(run_to_deadline(chain, task_id), RoundOutcome.FINALIZED)
+    counted = [update.participant for update in receipt.updates]
+    assert counted == sorted(PARTICIPANTS[index].address for index in (0, 2))
+    silent = {PARTICIPANTS[index].address: SILENT for index in (1, 3, 4)}
+    assert (get_reasons(receipt), receipt.absence_count) == (silent, 3)
+
+
 def test_somebody_who_comes_and_goes_all_the_time_fills_no_record() -> None:
     chain = Chain()
     task_id = create(chain, make_policy(updates_max=4), participants=3)
     chain.submit(task_id, 1)
     key = PARTICIPANTS[1]
-    for _ in range(WITHDRAWALS_LISTED_MAX + 3):
+    for _ in range(3):
         update = chain.make_update(task_id, [5] * DIMENSION)
-        chain.run_block(
-            chain.sign(key, update),
-            chain.sign(key, RevokeParticipant(task_id, key.address), ahead=1),
-            chain.sign(key, RegisterParticipant(task_id), ahead=2),
+        leave = RevokeParticipant(task_id, key.address)
+        chain.run_block(chain.sign(key, update), chain.sign(key, leave, ahead=1))
+        task = chain.get_task(task_id)
+        assert (task.withdrawn_count, task.withdrawn) == (1, (Absence(key.address, LEFT),))
+        chain.run_block(chain.sign(key, RegisterParticipant(task_id)))
+        task = chain.get_task(task_id)
+        assert (task.withdrawn_count, task.withdrawn, task.update_count) == (0, (), 1)
+
+
+def test_of_many_who_withdraw_as_many_are_remembered_as_may_be() -> None:
+    chain = Chain()
+    task_id = create(chain, make_policy(), participants=2)
+    keys = [make_key(5_000 + index) for index in range(WITHDRAWALS_LISTED_MAX + 3)]
+    update = chain.make_update(task_id, [5] * DIMENSION)
+    for key in keys:
+        bodies = (
+            RegisterParticipant(task_id),
+            update,
+            RevokeParticipant(task_id, key.address),
         )
+        chain.run_block(*(chain.sign(key, body, ahead=i) for i, body in enumerate(bodies)))
     task = chain.get_task(task_id)
     assert task.withdrawn_count == WITHDRAWALS_LISTED_MAX + 3
-    assert len(task.withdrawn) == WITHDRAWALS_LISTED_MAX
-    assert task.update_count == 1
+    listed = tuple(Absence(key.address, LEFT) for key in keys[:WITHDRAWALS_LISTED_MAX])
+    assert (task.withdrawn, task.update_count) == (listed, 0)
 
 
 # --- too few --------------------------------------------------------------------------------------
