@@ -41,6 +41,8 @@ class ChunkLists:
         value = size.to_bytes(_SIZE_BYTES, "big") + b"".join(chunk_hashes)
         batch.put(layout.CHUNK_LIST + payload_hash, value)
         self._database.write(batch, sync=False)
+        with self._lock:
+            self._cached.pop(payload_hash, None)
 
     def get(self, payload_hash: bytes) -> tuple[int, tuple[Hash, ...]] | None:
         """Return size and chunk hashes, or None."""

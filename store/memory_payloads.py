@@ -12,7 +12,12 @@ from quorate.chain.content import CHUNK_BYTES, compute_chunk_hashes
 from quorate.chain.ids import Hash
 
 from store.disk import BytesLike
-from store.partial_payload import PartialPayload, PartialPayloads, validate_beginning
+from store.partial_payload import (
+    PartialPayload,
+    PartialPayloads,
+    make_other_size,
+    validate_beginning,
+)
 from store.payload_contract import PAYLOAD_BYTES_MAX, TOTAL_BYTES_MAX, check_payload, check_space
 
 
@@ -117,7 +122,14 @@ class MemoryPayloadStore:
         data = self._payloads.get(payload_hash)
         return None if data is None else np.frombuffer(data, dtype=np.uint8)
 
-    def begin(self, payload_hash: bytes, size: int, chunk_hashes: Sequence[Hash]) -> PartialPayload:
+    def begin(
+        self,
+        payload_hash: bytes,
+        size: int,
+        chunk_hashes: Sequence[Hash],
+        *,
+        is_size_sure: bool = False,
+    ) -> PartialPayload:
         """Begin a payload that arrives chunk by chunk, or continue one that has begun.
 
         Raises
@@ -125,8 +137,13 @@ class MemoryPayloadStore:
         PayloadMismatch, PayloadTooLarge, PayloadSpaceExhausted
         """
         validate_beginning(payload_hash, size, chunk_hashes, self._payload_bytes_max)
+        known = self._partials.get(payload_hash)
+        if known is not None:
+            known.make_way(size, is_sure=is_size_sure)
         partial = self._partials.get(payload_hash)
         if partial is not None:
+            if partial.size != size:
+                raise make_other_size(partial, size)
             partial.is_continued = True
             return partial
         made = MemoryPartial(

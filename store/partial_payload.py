@@ -178,6 +178,18 @@ class PartialPayload(ABC):
             self._stage = _Stage.ABANDONED
             self._discard()
 
+    def make_way(self, size: int, *, is_sure: bool) -> None:
+        """Give up the place for one of another size, unless this one is as likely to be right.
+
+        Both cannot be: with the number of chunks, the address says what each of them is, and
+        whoever lies about a size can never finish. A chunk that is here speaks for this one, but
+        for nothing against a size that is known for sure.
+        """
+        if size == self.size:
+            return
+        if is_sure or len(self.missing()) == len(self.chunk_hashes):
+            self.abandon()
+
     def supersede(self) -> None:
         """Note that the whole payload was stored in another way; what has arrived is not needed."""
         with self._lock:
@@ -313,6 +325,14 @@ class PartialPayloads:
         for partial in idle:
             partial.abandon()
         return len(idle)
+
+
+def make_other_size(partial: PartialPayload, size: int) -> PayloadMismatch:
+    """Return the refusal of a payload that is arriving with another size."""
+    return PayloadMismatch(
+        f"A payload with the hash {partial.payload_hash.hex()} and {partial.size} bytes arrives "
+        f"already, not one of {size}: send the bytes that were hashed, or try again in a while."
+    )
 
 
 def validate_beginning(

@@ -60,8 +60,18 @@ class Payloads(Protocol):
         """Return a payload as a read-only array that need not be in memory, or None."""
         ...
 
-    def begin(self, payload_hash: bytes, size: int, chunk_hashes: Sequence[Hash]) -> PartialPayload:
-        """Begin a payload that arrives chunk by chunk, or continue one that has begun."""
+    def begin(
+        self,
+        payload_hash: bytes,
+        size: int,
+        chunk_hashes: Sequence[Hash],
+        *,
+        is_size_sure: bool = False,
+    ) -> PartialPayload:
+        """Begin a payload that arrives chunk by chunk, or continue one that has begun.
+
+        With `is_size_sure`, one that has begun with another size makes way.
+        """
         ...
 
     def get_partial(self, payload_hash: bytes) -> PartialPayload | None:

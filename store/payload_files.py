@@ -142,11 +142,13 @@ class PayloadFiles:
         with self._lock:
             self._temporary_count += 1
             temporary = path.with_name(f"{path.name}.{self._temporary_count}{TEMPORARY_SUFFIX}")
-        self._lists.put(payload_hash, memoryview(data).nbytes, chunk_hashes)
         with translated_errors(path):
             # Without the lock: seconds may pass, and the same payload may come twice.
             write_temporary(temporary, data)
-            is_stored = self._rename(temporary, path)
+            with self._lock:
+                # Whoever has begun to send it meanwhile may have lied about its chunks.
+                self._lists.put(payload_hash, memoryview(data).nbytes, chunk_hashes)
+                is_stored = self._rename(temporary, path)
             sync_folder(self._folder)
         return is_stored
 
@@ -184,7 +186,9 @@ class PayloadFiles:
 
     def begin(self, partial: FilePartial) -> None:
         """Keep the chunk hashes of an arriving payload, and make its file."""
-        self._lists.put(partial.payload_hash, partial.size, partial.chunk_hashes)
+        with self._lock:
+            if self.size(partial.payload_hash) is None:
+                self._lists.put(partial.payload_hash, partial.size, partial.chunk_hashes)
         partial.create()
 
     def restore_partials(

@@ -23,7 +23,12 @@ from store.chunk_lists import ChunkLists
 from store.database import Batch, Database
 from store.disk import BytesLike, translated_errors
 from store.partial_files import FilePartial
-from store.partial_payload import PartialPayload, PartialPayloads, validate_beginning
+from store.partial_payload import (
+    PartialPayload,
+    PartialPayloads,
+    make_other_size,
+    validate_beginning,
+)
 from store.payload_contract import (
     INLINE_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
@@ -211,23 +216,45 @@ class PayloadStore:
             return np.frombuffer(inline, dtype=np.uint8)
         return self._files.map(payload_hash, verify=verify)
 
-    def begin(self, payload_hash: bytes, size: int, chunk_hashes: Sequence[Hash]) -> PartialPayload:
+    def begin(
+        self,
+        payload_hash: bytes,
+        size: int,
+        chunk_hashes: Sequence[Hash],
+        *,
+        is_size_sure: bool = False,
+    ) -> PartialPayload:
         """Begin a payload that arrives chunk by chunk, or continue one that has begun.
 
         What has arrived survives a restart, but for chunks that a power failure takes.
 
+        Parameters
+        ----------
+        payload_hash : bytes, 32
+        size : int
+        chunk_hashes : sequence of bytes, 32
+        is_size_sure : bool
+            Whether one that has begun with another size makes way, whatever has come of it.
+
         Raises
         ------
         PayloadMismatch
-            The hashes do not belong to the address and the size.
+            The hashes do not belong to the address and the size, or a payload with this address is
+            arriving that has another.
         PayloadTooLarge, PayloadSpaceExhausted
             Nothing has changed.
         DiskFull, StorageInaccessible, DatabaseDamaged, StorageClosed
         """
         validate_beginning(payload_hash, size, chunk_hashes, self._payload_bytes_max)
+        known = self._partials.get(payload_hash)
+        if known is not None:
+            # Without the lock, which is never held when a partial payload's own is taken.
+            known.make_way(size, is_sure=is_size_sure)
         with self._lock:
             partial = self._partials.get(payload_hash)
             if partial is not None:
+                if partial.size != size:
+                    raise make_other_size(partial, size)
                 partial.is_continued = True
                 return partial
             made = self._make_partial(payload_hash, size, tuple(map(Hash, chunk_hashes)))
@@ -407,8 +434,10 @@ class PayloadStore:
         self._put(partial.payload_hash, partial.chunk_hashes, data, sync=True)
 
     def _discard_partial(self, partial: FilePartial) -> None:
-        self._partials.remove(partial, is_stored=False)
-        self._files.discard(partial)
+        with self._lock:
+            # Together: whoever begins it again makes a file of the same name.
+            self._partials.remove(partial, is_stored=False)
+            self._files.discard(partial)
 
     def _get_inline(self, payload_hash: bytes) -> bytes | None:
         # In this order: what is no longer staged is in the database already.

@@ -13,7 +13,7 @@ from quorate.chain.content import CHUNK_BYTES, compute_chunk_hashes, compute_con
 from quorate.chain.ids import Hash
 from quorate.chain.merkle import hash_node
 
-from store import chunk_lists, partial_payload
+from store import chunk_lists, disk, partial_payload, payload_files
 from store.database import Batch, LevelDatabase
 from store.errors import (
     DiskFull,
@@ -113,6 +113,95 @@ def test_a_list_must_belong_to_address_and_size(payload_disk: PayloadDisk) -> No
             impostor.write(index, get_chunk(data, index))
     impostor.abandon()
     assert payloads.bytes_total == 0
+
+
+def test_a_lie_about_the_size_makes_way(payload_disk: PayloadDisk) -> None:
+    """What nobody can ever finish does not keep the payload itself out."""
+    payloads, data = payload_disk.reopen(), make_bytes()
+    hashes, name = compute_chunk_hashes(data), compute_content_hash(data)
+    inner = (Hash(hash_node(*hashes[:2])), Hash(hash_node(*hashes[2:])))
+    impostor = payloads.begin(name, 2 * CHUNK_BYTES, inner)
+    complete(begin(payloads, data), data)
+    assert payloads.get(name) == data
+    assert payloads.bytes_total == SIZE
+    with pytest.raises(PayloadAbandoned):
+        impostor.write(0, get_chunk(data, 0))
+    assert [payloads.read_chunk(name, index) for index in range(4)] == [
+        get_chunk(data, index) for index in range(4)
+    ]
+
+
+def test_what_has_begun_well_gives_way_to_a_sure_size_alone(payload_disk: PayloadDisk) -> None:
+    payloads, data = payload_disk.reopen(), make_bytes()
+    hashes, name = compute_chunk_hashes(data), compute_content_hash(data)
+    longer = payloads.begin(name, SIZE + 1, hashes)
+    longer.write(0, get_chunk(data, 0))
+    payloads = payload_disk.reopen()
+    with pytest.raises(PayloadMismatch, match=f"{SIZE + 1} bytes arrives"):
+        payloads.begin(name, SIZE, hashes)
+    sure = payloads.begin(name, SIZE, hashes, is_size_sure=True)
+    assert sure.missing() == (0, 1, 2, 3)
+    assert payloads.bytes_total == SIZE
+    complete(sure, data)
+    assert payloads.get(name) == data
+
+
+def test_a_list_that_lies_is_forgotten_when_the_payload_is_put(tmp_path: Path) -> None:
+    database = LevelDatabase(tmp_path / "database")
+    payloads, data = PayloadStore(database, tmp_path / "payloads"), make_bytes()
+    hashes, name = compute_chunk_hashes(data), compute_content_hash(data)
+    inner = (Hash(hash_node(*hashes[:2])), Hash(hash_node(*hashes[2:])))
+    payloads.begin(name, 2 * CHUNK_BYTES, inner)
+    # Somebody asks for the hashes, which are kept at hand from then on.
+    assert payloads.get_chunk_hashes(name) is None
+    payloads.put(data)
+    assert payloads.get_chunk_hashes(name) == hashes
+    assert payloads.read_chunk(name, 1) == get_chunk(data, 1)
+    database.close()
+
+
+def test_a_list_that_lies_comes_too_late_for_a_payload_that_is_being_put(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = LevelDatabase(tmp_path / "database")
+    payloads, data = PayloadStore(database, tmp_path / "payloads"), make_bytes()
+    hashes, name = compute_chunk_hashes(data), compute_content_hash(data)
+    inner = (Hash(hash_node(*hashes[:2])), Hash(hash_node(*hashes[2:])))
+    write = disk.write_temporary
+
+    def lie_meanwhile(*arguments: Any) -> None:
+        write(*arguments)
+        payloads.begin(name, 2 * CHUNK_BYTES, inner)
+
+    monkeypatch.setattr(payload_files, "write_temporary", lie_meanwhile)
+    payloads.put(data)
+    assert payloads.get_chunk_hashes(name) == hashes
+    assert payloads.read_chunk(name, 3) == get_chunk(data, 3)
+    assert payloads.bytes_total == SIZE
+    database.close()
+
+
+def test_what_begins_again_is_not_taken_for_what_is_thrown_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = LevelDatabase(tmp_path / "database")
+    payloads, data = PayloadStore(database, tmp_path / "payloads"), make_bytes()
+    discard, begun = payloads._files.discard, []
+    beginner = threading.Thread(target=lambda: begun.append(begin(payloads, data)))
+
+    def discard_slowly(partial: Any) -> None:
+        beginner.start()
+        beginner.join(0.2)
+        discard(partial)
+
+    old = begin(payloads, data)
+    monkeypatch.setattr(payloads._files, "discard", discard_slowly)
+    old.abandon()
+    beginner.join(10)
+    monkeypatch.undo()
+    complete(begun[0], data)
+    assert payloads.get(old.payload_hash) == data
+    database.close()
 
 
 def test_what_has_arrived_survives_a_restart(payload_disk: PayloadDisk) -> None:
