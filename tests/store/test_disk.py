@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from store.disk import (
+    SYNCED_BYTES,
     lock_folder,
     make_folder,
     replace_file,
@@ -99,6 +100,28 @@ def test_the_bytes_are_durable_before_the_name(
         monkeypatch.setattr(os, name, observe)
     replace_file(path, b"data")
     assert steps == ["fdatasync before the rename", "fsync after the rename"]
+
+
+@pytest.mark.parametrize("size", [0, 1, SYNCED_BYTES, 2 * SYNCED_BYTES + 3])
+def test_a_long_file_becomes_durable_part_by_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    path = tmp_path / "long.tmp"
+    synced: list[int] = []
+    real = os.fdatasync
+
+    def observe(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", observe)
+    data = os.urandom(size)
+    write_temporary(path, data)
+    assert path.read_bytes() == data
+    # Whoever else syncs waits behind one part at most, and the last sync covers everything.
+    steps = [after - before for before, after in zip([0, *synced], synced, strict=False)]
+    assert max(steps) <= SYNCED_BYTES
+    assert synced[-1] == size
 
 
 def test_only_temporary_files_are_swept(tmp_path: Path) -> None:
