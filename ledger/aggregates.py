@@ -118,7 +118,7 @@ class AggregateOutput:
 
     Attributes
     ----------
-    weights, optimizer_state : bytes
+    weights, optimizer_state : bytes or read-only memoryview of bytes
         The next weights, little-endian int32, and the next state, of `make_initial_state`'s layout.
     weights_root, optimizer_root : bytes, 32
         Their content addresses; `EMPTY_ROOT` for an empty state.
@@ -129,9 +129,9 @@ class AggregateOutput:
         How many integers of updates, and how many weights, were cut off.
     """
 
-    weights: bytes
+    weights: bytes | memoryview
     weights_root: Hash
-    optimizer_state: bytes
+    optimizer_state: bytes | memoryview
     optimizer_root: Hash
     scores: tuple[int, ...]
     set_aside: tuple[bool, ...]
@@ -205,8 +205,7 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
         _Tail(state, kept_bytes),
         result.vector,
     )
-    kept = result.vector.astype("<i2").tobytes() if kept_bytes else b""
-    following_state = kept + step.state if kept_bytes else step.state
+    following_state = _prepend(result.vector, step.state) if kept_bytes else step.state
     return AggregateOutput(
         step.weights,
         compute_content_hash(step.weights),
@@ -218,6 +217,12 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
         result.saturated,
         step.clamped,
     )
+
+
+def _prepend(kept: NDArray[np.int16], state: memoryview) -> memoryview:
+    """Return the bytes of an aggregate and of the state after it; numpy copies without the lock."""
+    parts = (kept.astype("<i2").view(np.uint8), np.frombuffer(state, np.uint8))
+    return np.concatenate(parts).data.toreadonly()
 
 
 class _Tail:

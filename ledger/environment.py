@@ -51,7 +51,7 @@ class Environment:
     payloads: PayloadSource
     aggregates: AggregateSource
     round_receipts: list[RoundReceipt] = field(default_factory=list)
-    artifacts: dict[Hash, bytes] = field(default_factory=dict)
+    artifacts: dict[Hash, bytes | memoryview] = field(default_factory=dict)
     references: dict[Hash, int] = field(default_factory=dict)
     released: dict[Hash, None] = field(default_factory=dict)
     aggregation_cost: int = 0
@@ -88,7 +88,7 @@ class Environment:
         artifact = self.artifacts.get(payload_hash)
         return self.payloads.size(payload_hash) if artifact is None else len(artifact)
 
-    def keep_artifact(self, artifact_hash: Hash, data: bytes) -> None:
+    def keep_artifact(self, artifact_hash: Hash, data: bytes | memoryview) -> None:
         """Let the block result in new weights or an optimizer state; an empty one is not kept."""
         if artifact_hash != EMPTY_ROOT:
             self.artifacts[artifact_hash] = data

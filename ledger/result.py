@@ -58,7 +58,7 @@ class ExecutionResult:
     validator_updates: tuple[ValidatorUpdate, ...]
     parameters: ConsensusParameters
     next_due_time_ms: int | None
-    artifacts: Mapping[Hash, bytes]
+    artifacts: Mapping[Hash, bytes | memoryview]
     released_payloads: tuple[Hash, ...]
     finalizations_due: tuple[tuple[Hash, int], ...]
     records: Mapping[bytes, Record | None] = field(repr=False, compare=False)

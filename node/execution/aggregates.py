@@ -53,7 +53,7 @@ class BackgroundAggregates:
         them: the event loop then finds them stored. What is never decided is swept at a start.
     """
 
-    def __init__(self, store: Callable[[bytes], object] | None = None) -> None:
+    def __init__(self, store: Callable[[bytes | memoryview], object] | None = None) -> None:
         self._store = store
         self._results: dict[Hash, AggregateOutput] = {}
         self._pending: dict[Hash, PendingError] = {}

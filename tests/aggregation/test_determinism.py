@@ -91,11 +91,13 @@ def compute_digest() -> str:
         assert digests[0] == first, "the order of arrival shows in the result"
     vector = aggregate(RULES[0], [received[address] for address in sorted(received)]).vector
     for optimizer in OPTIMIZERS:
-        weights, state = bytes(4 * PARAMETERS), initial_optimizer_state(optimizer, tensors)
+        weights: bytes | memoryview = bytes(4 * PARAMETERS)
+        state: bytes | memoryview = initial_optimizer_state(optimizer, tensors)
         for _ in range(3):
             step = apply_optimizer(optimizer, tensors, weights, state, vector)
             weights, state = step.weights, step.state
-        everything.update(weights + state)
+        everything.update(weights)
+        everything.update(state)
     return everything.hexdigest()
 
 
