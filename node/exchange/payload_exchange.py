@@ -28,6 +28,8 @@ PULLS_MAX: Final = 8
 """Payloads pulled at a time, and as many for blocks."""
 CHUNKS_IN_MEMORY_MAX: Final = 16
 """Chunks of queued payloads that are asked for or being written, and as many for blocks."""
+SIZES_MAX: Final = 16
+"""Sizes of one payload that pending transactions may say, of which one at most is right."""
 LOOK_S: Final = 0.05
 """How often it is looked whether what a block needs has come another way than from the peer that
 was asked, who may take until the timeout to say nothing."""
@@ -42,7 +44,7 @@ _log = structlog.get_logger("payloads")
 
 @dataclass(slots=True)
 class _Wanted:
-    size: int
+    sizes: list[int]
     holders: list[PeerId] = field(default_factory=list)
     done: trio.Event = field(default_factory=trio.Event)
     is_started: bool = False
@@ -100,7 +102,7 @@ class PayloadExchange:
         missing = 0
         for payload_hash, wanted in self._wanted.items():
             partial = self._payloads.get_partial(payload_hash)
-            missing += wanted.size if partial is None else partial.missing_bytes
+            missing += max(wanted.sizes, default=0) if partial is None else partial.missing_bytes
         return missing
 
     def want(self, payload_hash: Hash, size: int = 0, holder: PeerId | None = None) -> bool:
@@ -120,6 +122,8 @@ class PayloadExchange:
         known = self._wanted.get(payload_hash)
         if known is not None:
             self._note_holder(known, holder)
+            if len(known.sizes) < SIZES_MAX:
+                _note_size(known, size)
             return True
         if len(self._wanted) >= WANTED_MAX:
             return False
@@ -128,7 +132,9 @@ class PayloadExchange:
             self._send_queue.send_nowait(payload_hash)
         except trio.WouldBlock:
             return False
-        self._wanted[payload_hash] = _Wanted(size, [holder] if holder is not None else [])
+        wanted = self._wanted[payload_hash] = _Wanted([])
+        _note_size(wanted, size)
+        self._note_holder(wanted, holder)
         return True
 
     def note_holder(self, payload_hash: Hash, holder: PeerId) -> None:
@@ -161,8 +167,10 @@ class PayloadExchange:
             if self._payloads.has(payload_hash):
                 return
             # As many as blocks name, which has a limit of its own, beside those in the queue.
-            wanted = self._wanted.setdefault(payload_hash, _Wanted(size))
-            wanted.size = wanted.size or size
+            wanted = self._wanted.setdefault(payload_hash, _Wanted([]))
+            # However many sizes transactions have said: a block says one, and is not waited for
+            # in vain because of them.
+            _note_size(wanted, size)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._look_for, payload_hash, nursery.cancel_scope)
                 if wanted.is_started:
@@ -203,7 +211,7 @@ class PayloadExchange:
         wanted.is_started = True
         has_ended = False
         try:
-            pull = PayloadPull(parts, payload_hash, wanted.size, wanted.holders)
+            pull = PayloadPull(parts, payload_hash, wanted.sizes, wanted.holders)
             is_stored = await pull.run()
             has_ended = True
         finally:
@@ -222,3 +230,9 @@ class PayloadExchange:
     def _note_holder(wanted: _Wanted, holder: PeerId | None) -> None:
         if holder is not None and holder not in wanted.holders:
             wanted.holders.append(holder)
+
+
+def _note_size(wanted: _Wanted, size: int) -> None:
+    """Take note of a size that a signed transaction says; 0 is none."""
+    if size and size not in wanted.sizes:
+        wanted.sizes.append(size)

@@ -7,10 +7,14 @@ and written where it belongs when it arrives, so that a restart goes on from the
 A wrong chunk costs that chunk, and its sender points. That holds when the payload's size is known
 from a signed transaction; without it, a list of chunk hashes may be one of inner nodes, which no
 chunk ever fits, and then the list is what is not believed again.
+
+Whoever signs a transaction may lie about the size, too: nobody is blamed for what an honest peer
+says of a payload of another size, and of several sizes that were signed any one may turn out right.
 """
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
+from functools import partial as bind
 from typing import Final
 
 import structlog
@@ -19,6 +23,7 @@ from quorate.chain.codec import decode
 from quorate.chain.content import (
     CHUNK_BYTES,
     are_chunk_hashes_valid,
+    compute_chunk_hash,
     compute_content_hash,
     count_chunks,
     get_chunk_size,
@@ -113,22 +118,25 @@ class PayloadPull:
     ----------
     parts : PullParts
     payload_hash : bytes, 32
-    size : int
-        As a signed transaction says; 0 if unknown.
+    sizes : list of int
+        As signed transactions say, which may contradict each other; empty if unknown. More may come
+        while it is pulled.
     holders : list of PeerId
         Peers that should have it, asked first.
     """
 
     parts: PullParts
     payload_hash: Hash
-    size: int = 0
+    sizes: list[int] = field(default_factory=list)
     holders: list[PeerId] = field(default_factory=list)
     attempts: int = 0
+    size: int = 0
     _silent: set[PeerId] = field(default_factory=set)
     _lacking: set[PeerId] = field(default_factory=set)
+    _misfits: set[PeerId] = field(default_factory=set)
+    _sizes_tried: int = 0
     _own_load: Counter[PeerId] = field(default_factory=Counter)
     _list_source: PeerId | None = None
-    _is_size_signed: bool = False
 
     async def run(self) -> bool:
         """Pull until the payload is stored; False if it was given up.
@@ -139,7 +147,6 @@ class PayloadPull:
             The node cannot store it, nor anything else.
         """
         payloads = self.parts.payloads
-        self._is_size_signed = self.size > 0
         while self.attempts < ATTEMPTS_MAX and not payloads.has(self.payload_hash):
             self._lacking.clear()
             try:
@@ -158,15 +165,23 @@ class PayloadPull:
         if payloads.has(self.payload_hash):
             return True
         _log.warning("payload_not_found", payload=self.payload_hash.hex(), asked=self.attempts)
-        self._give_up()
+        begun = payloads.get_partial(self.payload_hash)
+        if begun is not None:
+            await trio.to_thread.run_sync(_give_up, begun, limiter=self.parts.threads)
         return False
 
     async def _try_all(self) -> bool:
         """Ask every peer that may help once; tell whether the payload is stored."""
+        if self.sizes:
+            # Of several, a peer that has the payload tells the right one with its list.
+            self.size = self.sizes[0] if len(self.sizes) == 1 else 0
+        if len(self.sizes) != self._sizes_tried:
+            self._sizes_tried = len(self.sizes)
+            self._misfits.clear()
         if 0 < self.size <= CHUNK_BYTES:
             return await self._pull_small()
         partial = self.parts.payloads.get_partial(self.payload_hash)
-        if partial is None:
+        if partial is None or (self.sizes and partial.size not in self.sizes):
             begun = await self._begin()
             if begun is None:
                 return 0 < self.size <= CHUNK_BYTES and await self._pull_small()
@@ -188,7 +203,12 @@ class PayloadPull:
             data = await self._ask(peer, GetChunk(self.payload_hash, 0), self.size)
             if data is None:
                 continue
-            if len(data) != self.size or compute_content_hash(data) != self.payload_hash:
+            is_it = compute_content_hash(data) == self.payload_hash
+            if is_it and len(data) != self.size and self.sizes:
+                # The peer has sent the payload itself: the signed size is wrong.
+                self._misfits.add(peer)
+                continue
+            if len(data) != self.size or not is_it:
                 self.parts.figures.wrong += 1
                 if not self._doubt(peer, "payload with another hash"):
                     return False
@@ -214,21 +234,22 @@ class PayloadPull:
             except DecodeError as error:
                 self._blame(peer, str(error))
                 continue
-            is_size_possible = (
-                answer.size == self.size
-                if self._is_size_signed
-                else 0 < answer.size <= self.parts.bytes_max
-            )
-            if not is_size_possible or not are_chunk_hashes_valid(
-                self.payload_hash, answer.size, answer.chunk_hashes
+            if (
+                answer.size < 1
+                or (answer.size > self.parts.bytes_max and answer.size not in self.sizes)
+                or not are_chunk_hashes_valid(self.payload_hash, answer.size, answer.chunk_hashes)
             ):
                 self._blame(peer, "chunk hashes of something else")
+                continue
+            if self.sizes and answer.size not in self.sizes:
+                self._misfits.add(peer)
                 continue
             self.size, self._list_source = answer.size, peer
             if count_chunks(answer.size) == 1:
                 return None
+            begin = bind(self.parts.payloads.begin, is_size_sure=bool(self.sizes))
             return await trio.to_thread.run_sync(
-                self.parts.payloads.begin,
+                begin,
                 self.payload_hash,
                 answer.size,
                 answer.chunk_hashes,
@@ -244,7 +265,8 @@ class PayloadPull:
         async with trio.open_nursery() as nursery:
             for _ in range(min(CHUNKS_PER_PULL_MAX, len(missing))):
                 nursery.start_soon(self._pull_queued, partial, queue)
-        return partial.missing()
+        # Another thread may be making it durable, and holds it for so long.
+        return await trio.to_thread.run_sync(partial.missing, limiter=self.parts.threads)
 
     async def _pull_queued(self, partial: PartialPayload, queue: deque[int]) -> None:
         while queue:
@@ -281,9 +303,13 @@ class PayloadPull:
                     partial.write, index, data, limiter=self.parts.threads
                 )
         except PayloadMismatch as error:
+            if self.sizes and compute_chunk_hash(data) == partial.chunk_hashes[index]:
+                # It is that chunk, of another length: the signed size is wrong.
+                self._misfits.add(peer)
+                return False
             self.parts.figures.wrong += 1
             if not self._doubt(peer, f"another chunk {index} of a payload"):
-                partial.abandon()
+                await trio.to_thread.run_sync(partial.abandon, limiter=self.parts.threads)
                 raise PayloadAbandoned("its list of chunk hashes is not believed") from error
             return False
         self._count(length)
@@ -291,7 +317,7 @@ class PayloadPull:
 
     def _doubt(self, peer: PeerId, reason: str) -> bool:
         """Blame the sender of wrong bytes; False if the size that nobody signed may be wrong."""
-        if self._is_size_signed:
+        if self.sizes:
             self._blame(peer, reason)
             return True
         # Begin again, without whoever told the size.
@@ -317,7 +343,11 @@ class PayloadPull:
             # Once is enough: it would hold up each further round of asking for as long.
             self._silent.add(peer)
         except RequestTooLarge:
-            if not self._doubt(peer, "more bytes than were asked for"):
+            # It may have a longer payload than was signed or told.
+            if self.sizes:
+                self._misfits.add(peer)
+            else:
+                self._doubt(peer, "more bytes than were asked for")
                 self._lacking.add(peer)
         except RequestFailed:
             self._lacking.add(peer)
@@ -334,6 +364,7 @@ class PayloadPull:
             info.peer_id
             for info in self.parts.network.peers()
             if info.peer_id not in self._silent
+            and info.peer_id not in self._misfits
             and info.peer_id not in self._lacking
             and self._own_load[info.peer_id] < CHUNKS_PER_PEER_MAX
         ]
@@ -356,8 +387,8 @@ class PayloadPull:
         self.parts.figures.chunks += 1
         self.parts.figures.bytes += length
 
-    def _give_up(self) -> None:
-        """Let go of the room that was kept for a payload of which nothing has come."""
-        partial = self.parts.payloads.get_partial(self.payload_hash)
-        if partial is not None and len(partial.missing()) == len(partial.chunk_hashes):
-            partial.abandon()
+
+def _give_up(partial: PartialPayload) -> None:
+    """Let go of the room that was kept for a payload of which nothing has come."""
+    if len(partial.missing()) == len(partial.chunk_hashes):
+        partial.abandon()

@@ -25,6 +25,7 @@ from node.exchange.payload_exchange import (
     CHUNKS_IN_MEMORY_MAX,
     LOOK_S,
     PULLS_MAX,
+    SIZES_MAX,
     WANTED_MAX,
     PayloadExchange,
 )
@@ -88,6 +89,10 @@ def make_exchange(
     return PayloadExchange(seam, payloads, LIMIT, stored.append), stored
 
 
+async def pull_for_block(exchange: PayloadExchange, data: bytes) -> None:
+    await exchange.wait_for((name_of(data),), {bytes(name_of(data)): len(data)})
+
+
 async def pull(network: ScriptedNetwork, *data: bytes, size: int = 0) -> MemoryPayloadStore:
     payloads = MemoryPayloadStore()
     exchange, _ = make_exchange(network, payloads)
@@ -129,7 +134,6 @@ LIES: dict[str, tuple[bytes, Answer]] = {
     "other bytes": (SMALL, tell(b"", SMALL[::-1])),
     "too few bytes": (SMALL, tell(b"", SMALL[:-1])),
     "no bytes": (SMALL, tell(b"")),
-    "other size": (LARGE, tell(ChunkHashesAnswer(len(LARGE) + 1, HASHES))),
     "no size": (LARGE, tell(ChunkHashesAnswer(0, ()))),
     "other hashes": (LARGE, tell(ChunkHashesAnswer(len(LARGE), HASHES[::-1]))),
     "too few hashes": (LARGE, tell(ChunkHashesAnswer(len(LARGE), HASHES[:-1]))),
@@ -210,7 +214,7 @@ async def test_a_pull_goes_on_after_a_restart() -> None:
     network = ScriptedNetwork(a=serve_some)
     payloads = MemoryPayloadStore()
     exchange, _ = make_exchange(network, payloads)
-    sizes = {name_of(HUGE): len(HUGE)}
+    sizes: dict[bytes, int] = {name_of(HUGE): len(HUGE)}
     with trio.move_on_after(0.5):
         await exchange.wait_for((name_of(HUGE),), sizes)
     assert exchange.bytes_missing == 7 * CHUNK_BYTES
@@ -255,6 +259,80 @@ async def test_a_lie_about_a_size_that_nobody_signed_hurts_no_honest_peer(
     await exchange.wait_for((name_of(data),))
     assert payloads.get(name_of(data)) == data
     assert network.reports == []
+
+
+INNER = tuple(
+    Hash(hash_node(*compute_chunk_hashes(HUGE[: 4 * CHUNK_BYTES])[each : each + 2]))
+    for each in (0, 2)
+)
+
+
+def be_strict(network: ScriptedNetwork, *payloads: bytes) -> Answer:
+    """Serve payloads over a network that cuts what is longer than was asked for."""
+    honest = serve(*payloads)
+
+    async def answer(body: bytes) -> bytes:
+        data = await honest(body)
+        if isinstance(decode_request(body), GetChunk) and len(data) > network.bytes_max:
+            raise RequestTooLarge("longer than asked for")
+        return data
+
+    return answer
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE])
+@pytest.mark.parametrize("lie", [-1, 1, CHUNK_BYTES])
+async def test_who_signs_a_wrong_size_makes_honest_peers_no_liars(
+    data: bytes, lie: int, autojump_clock: object
+) -> None:
+    network = ScriptedNetwork()
+    network.answers |= {name: be_strict(network, data) for name in "ab"}
+    # An accomplice, which repeats the lie with the true list.
+    hashes = compute_chunk_hashes(data)
+    network.answers["0"] = tell(ChunkHashesAnswer(len(data) + lie, hashes), b"?")
+    payloads = MemoryPayloadStore()
+    exchange, _ = make_exchange(network, payloads)
+    assert exchange.want(name_of(data), max(1, len(data) + lie), PeerId("0"))
+    with trio.move_on_after(30):
+        await exchange.wait_for((name_of(data),))
+    assert {peer for peer, _, _ in network.reports} <= {"0"}
+    assert not payloads.has(name_of(data))
+
+
+@pytest.mark.parametrize("data", [SMALL, LARGE])
+@pytest.mark.parametrize("is_started", [False, True])
+async def test_a_wrong_size_that_was_signed_first_does_not_keep_the_payload_out(
+    data: bytes, is_started: bool, autojump_clock: object
+) -> None:
+    network = ScriptedNetwork()
+    network.answers |= {name: be_strict(network, data) for name in "ab"}
+    payloads = MemoryPayloadStore()
+    exchange, _ = make_exchange(network, payloads)
+    async with trio.open_nursery() as nursery:
+        exchange.want(name_of(data), len(data) + 1)
+        nursery.start_soon(exchange.run)
+        if is_started:
+            await trio.sleep(1)
+        for lie in range(2, SIZES_MAX + 9):
+            exchange.want(name_of(data), len(data) + lie)
+        await pull_for_block(exchange, data)
+        nursery.cancel_scope.cancel()
+    assert payloads.get(name_of(data)) == data
+    assert network.reports == []
+
+
+async def test_what_somebody_began_under_a_lie_is_pulled_none_the_less(
+    autojump_clock: object,
+) -> None:
+    data = HUGE[: 4 * CHUNK_BYTES]
+    network = ScriptedNetwork(a=serve(data), b=serve(data))
+    payloads = MemoryPayloadStore()
+    payloads.begin(name_of(data), 2 * CHUNK_BYTES, INNER)
+    exchange, _ = make_exchange(network, payloads)
+    await pull_for_block(exchange, data)
+    assert payloads.get(name_of(data)) == data
+    assert network.reports == []
+    assert payloads.bytes_total == len(data)
 
 
 async def test_chunks_in_memory_are_bounded() -> None:
