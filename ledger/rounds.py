@@ -6,8 +6,8 @@ never reads a clock: deadlines are in block time.
 A training round ends at the end of a block when its maximum is reached, when everyone awaited has
 been counted, or when its deadline has passed; the first two only with its minimum. Below the
 minimum the deadline extends it, a bounded number of times, or voids it. Unless the task waives
-that, nothing of this happens before proposers with more than a third of the power have had a block
-since its first update, that one included, so that no proposer picks the set alone.
+that, none ends before proposers with more than a third of the power have had a block since its
+first update, that one included, so that no proposer picks the set alone.
 
 No participant is waited for beyond the deadline, and nothing but blocks is needed to reach it.
 """
@@ -157,7 +157,7 @@ def seal_training_round(
     cost_max = env.context.parameters.aggregation_cost_block_max
     is_cheap = cost <= cost_max
     if is_cheap and (
-        env.aggregation_cost + cost > cost_max or not _has_room_for_result(env, task, spec)
+        env.aggregation_cost + cost > cost_max or not has_room_for_result(env, task, spec)
     ):
         return
     updates = get_updates(env.view, task_id, task)
@@ -172,7 +172,8 @@ def seal_training_round(
         freeze_training_round(env, task_id, task, spec, sealed)
 
 
-def _has_room_for_result(env: Environment, task: TaskRecord, spec: TaskSpec) -> bool:
+def has_room_for_result(env: Environment, task: TaskRecord, spec: TaskSpec) -> bool:
+    """Tell whether the block may bring another training round's result, this task's."""
     size = compute_result_bytes(spec.rule, spec.optimizer, task.dimension)
     return env.result_count == 0 or (
         env.result_count < RESULTS_PER_BLOCK_MAX

@@ -15,10 +15,11 @@ from quorate.chain.transaction import (
     Role,
     TaskStatus,
 )
+from quorate.chain.weights import WEIGHT_BYTES
 
 from aggregation import RuleError, is_weightable, validate_optimizer, validate_rule
 from ledger.activity import make_activity
-from ledger.aggregates import make_initial_state
+from ledger.aggregates import compute_result_bytes, make_initial_state
 from ledger.environment import Environment
 from ledger.indexes import TASKS_MAX
 from ledger.keys import (
@@ -34,6 +35,10 @@ from ledger.records import (
     TaskSpecRecord,
 )
 from ledger.round_ends import complete, void_if_completed
+
+STATE_BYTES_PER_BLOCK_MAX = 64 << 20
+"""Bytes of the initial optimizer states that one block makes; a larger one is the only one. Who
+executes the block computes and stores them, and a transaction of a few bytes asks for them."""
 
 
 def validate_create_task(env: Environment, sender: Address, body: CreateTask) -> None:
@@ -62,6 +67,13 @@ def validate_create_task(env: Environment, sender: Address, body: CreateTask) ->
     fault = find_fault(spec)
     if fault is not None:
         raise TransactionError(ErrorCode.INVALID_TASK, fault)
+    size = _compute_state_bytes(spec)
+    if size and env.state_bytes and env.state_bytes + size > STATE_BYTES_PER_BLOCK_MAX:
+        raise TransactionError(
+            ErrorCode.QUOTA_EXCEEDED,
+            f"A block makes at most {STATE_BYTES_PER_BLOCK_MAX} bytes of initial optimizer states,"
+            " unless it is a single one: a later block has room for this task.",
+        )
     _validate_initial_weights(env, body)
 
 
@@ -105,6 +117,12 @@ def find_fault(spec: TaskSpec) -> str | None:
     if spec.reward_pool:
         return "Rewards are not paid on this chain yet: set reward_pool to 0."
     return None
+
+
+def _compute_state_bytes(spec: TaskSpec) -> int:
+    return compute_result_bytes(spec.rule, spec.optimizer, spec.dimension) - (
+        WEIGHT_BYTES * spec.dimension
+    )
 
 
 def _validate_initial_weights(env: Environment, body: CreateTask) -> None:
@@ -153,6 +171,7 @@ def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: Cr
     env.view.put(get_task_name_key(spec.name), TaskNameRecord(task_id))
     env.view.created_task_count += 1
     change_usage(env.view, sender, tasks=1)
+    env.state_bytes += len(state)
     env.keep_artifact(optimizer_root, state)
     env.need_payload(body.payload_hash)
     env.need_payload(optimizer_root)

@@ -1,11 +1,22 @@
 """How many results of training rounds a block brings: as many as can be held at a time."""
 
 import pytest
+from quorate.chain.errors import ErrorCode
+from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import RoundOutcome
 from quorate.chain.task import AggregationRule, OptimizerName, ServerOptimizer, Stage
+from quorate.chain.transaction import FinalizeTrainingRound, SignedTransaction
 
 from ledger.aggregates import RESULTS_PER_BLOCK_MAX, compute_result_bytes
-from tests.ledger.chain import DIMENSION, Chain, get_receipt, make_policy, make_spec
+from tests.ledger.chain import (
+    AUTHORITY,
+    DIMENSION,
+    VALIDATORS,
+    Chain,
+    get_receipt,
+    make_policy,
+    make_spec,
+)
 
 OPTIMIZERS = (
     ServerOptimizer(OptimizerName.SGD),
@@ -52,3 +63,66 @@ def test_the_bytes_of_a_result_are_known_before_it_is() -> None:
             get_receipt(result, RoundOutcome.FINALIZED)
             size = compute_result_bytes(spec.rule, spec.optimizer, spec.dimension)
             assert sum(map(len, result.artifacts.values())) == size
+
+
+def carry_frozen(chain: Chain, count: int) -> list[SignedTransaction]:
+    """Let `count` tasks freeze a training round; return what carries their results."""
+    carried = []
+    for index in range(count):
+        spec = make_spec(f"task-{index}", policy=make_policy(updates_max=2))
+        task_id = chain.create_task(spec, participants=2)
+        get_receipt(chain.submit(task_id, 1, 2), RoundOutcome.FROZEN)
+        body = FinalizeTrainingRound(task_id, 0)
+        carried.append(chain.sign(VALIDATORS[0], body, ahead=index))
+    return carried
+
+
+def test_results_of_frozen_rounds_are_as_many_at_most() -> None:
+    chain = Chain(parameters=ConsensusParameters(aggregation_cost_block_max=0))
+    *fitting, last = carry_frozen(chain, RESULTS_PER_BLOCK_MAX + 1)
+    words = f"{RESULTS_PER_BLOCK_MAX} results"
+    chain.assert_refused(last, ErrorCode.QUOTA_EXCEEDED, words, *fitting, proposer=0)
+    assert len(chain.run_block(*fitting, proposer=0).receipts.rounds) == RESULTS_PER_BLOCK_MAX
+    chain.run_block(last, proposer=0)
+
+
+def test_results_of_frozen_rounds_have_as_many_bytes_but_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ledger.rounds.RESULT_BYTES_PER_BLOCK_MAX", 2 * 4 * DIMENSION)
+    chain = Chain(parameters=ConsensusParameters(aggregation_cost_block_max=0))
+    *fitting, last = carry_frozen(chain, 3)
+    chain.assert_refused(last, ErrorCode.QUOTA_EXCEEDED, "bytes", *fitting, proposer=0)
+    monkeypatch.setattr("ledger.rounds.RESULT_BYTES_PER_BLOCK_MAX", 1)
+    first, second = fitting
+    chain.assert_refused(second, ErrorCode.QUOTA_EXCEEDED, "bytes", first, proposer=0)
+    for signed in (first, second, last):
+        chain.run_block(signed, proposer=0)
+
+
+def test_tasks_that_a_block_creates_have_so_many_bytes_of_states_but_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    chain = Chain()
+    sgd, momentum, adam = (
+        [
+            chain.make_creation(make_spec(f"{optimizer.name}-{index}", optimizer=optimizer))
+            for index in range(3)
+        ]
+        for optimizer in OPTIMIZERS
+    )
+    momentum_bytes = 8 * DIMENSION
+    monkeypatch.setattr("ledger.tasks.STATE_BYTES_PER_BLOCK_MAX", 2 * momentum_bytes)
+    fitting = [chain.sign(AUTHORITY, body, ahead=ahead) for ahead, body in enumerate(momentum[:2])]
+    words = "initial optimizer states"
+    third = chain.sign(AUTHORITY, momentum[2], ahead=2)
+    chain.assert_refused(third, ErrorCode.QUOTA_EXCEEDED, words, *fitting)
+    # A task without a state takes no such room, and a large one is the only one of its block.
+    without = [chain.sign(AUTHORITY, body, ahead=2 + ahead) for ahead, body in enumerate(sgd[:2])]
+    chain.run_block(*fitting, *without)
+    monkeypatch.setattr("ledger.tasks.STATE_BYTES_PER_BLOCK_MAX", 1)
+    first = chain.sign(AUTHORITY, adam[0])
+    second = chain.sign(AUTHORITY, adam[1], ahead=1)
+    chain.assert_refused(second, ErrorCode.QUOTA_EXCEEDED, words, first)
+    chain.run_block(first, chain.sign(AUTHORITY, sgd[2], ahead=1))
+    chain.run_block(chain.sign(AUTHORITY, adam[1]))

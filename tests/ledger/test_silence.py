@@ -200,12 +200,11 @@ def test_of_many_who_withdraw_as_many_are_remembered_as_may_be() -> None:
     keys = [make_key(5_000 + index) for index in range(WITHDRAWALS_LISTED_MAX + 3)]
     update = chain.make_update(task_id, [5] * DIMENSION)
     for key in keys:
-        bodies = (
-            RegisterParticipant(task_id),
-            update,
-            RevokeParticipant(task_id, key.address),
+        chain.run_block(
+            chain.sign(key, RegisterParticipant(task_id)),
+            chain.sign(key, update, ahead=1),
+            chain.sign(key, RevokeParticipant(task_id, key.address), ahead=2),
         )
-        chain.run_block(*(chain.sign(key, body, ahead=i) for i, body in enumerate(bodies)))
     task = chain.get_task(task_id)
     assert task.withdrawn_count == WITHDRAWALS_LISTED_MAX + 3
     listed = tuple(Absence(key.address, LEFT) for key in keys[:WITHDRAWALS_LISTED_MAX])
