@@ -98,7 +98,8 @@ def robustness(
     if figure is not None:
         title = f"Digits: accuracy under the worst of {len(grid.attacks)} attacks"
         figure.parent.mkdir(parents=True, exist_ok=True)
-        figure.write_text(draw_summaries(summaries, f"{title}, {grid.seeds} seeds"))
+        seeds_told = "1 seed" if grid.seeds == 1 else f"{grid.seeds} seeds"
+        figure.write_text(draw_summaries(summaries, f"{title}, {seeds_told}"))
     _print_summaries(printer, grid, summaries)
 
 

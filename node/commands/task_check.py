@@ -42,10 +42,11 @@ def _explain_rule(spec: TaskSpec) -> list[str]:
     lines = [f"Updates become one by {' > '.join(rule.stages)}."]
     for stage in rule.stages:
         bound = _get_entry(stage)
-        needed = bound.compute_updates_min(f)
+        needed = f"{bound.compute_updates_min(f)} updates"
+        if bound.updates_per_byzantine:
+            needed = f"{bound.bound} = {needed} (num_byzantine is {f})"
         lines.append(
-            f"{stage} needs n >= {bound.bound} = {needed} updates (num_byzantine is {f});"
-            f" a training round has at least {policy.updates_min}."
+            f"{stage} needs n >= {needed}; a training round has at least {policy.updates_min}."
         )
     if f == 0:
         lines.append(

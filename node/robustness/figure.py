@@ -10,7 +10,8 @@ from xml.sax.saxutils import escape
 from node.robustness.grid import DEFAULT, SETTINGS, Summary
 
 PANEL_WIDTH: Final = 360
-LEFT: Final = 150
+LEFT: Final = 190
+"""Room for the names of the rules, the longest of which has 24 letters."""
 RIGHT: Final = 46
 ROW_HEIGHT: Final = 17
 TOP: Final = 44

@@ -36,6 +36,11 @@ def test_a_new_description_is_one_that_checks(quorate: Console, tmp_path: Path) 
         assert told in text.out, told
     shown = quorate("task", "check", path, "--output", "json").data
     assert shown["name"] == "digits"
+    plain = tmp_path / "plain.toml"
+    plain.write_text(
+        'name = "p"\n[policy]\nupdates_min = 1\nupdates_max = 2\n[rule]\nstages = ["mean"]\n'
+    )
+    assert "mean needs n >= 1 updates; a" in quorate("task", "check", plain).out
     assert not any("parameters:" in sentence for sentence in shown["explanation"])
 
 

@@ -75,3 +75,18 @@ def test_the_figure_has_a_bar_for_each_and_escapes_what_is_written() -> None:
     assert texts.count("median") == 1
     bars = [each for each in root.iter("{http://www.w3.org/2000/svg}rect") if each.get("x")]
     assert [bar.get("width") for bar in bars] == [str(360 * 0.375)]
+
+
+def test_the_name_of_every_rule_has_room_beside_its_bar() -> None:
+    outcomes: dict[Case, Outcome] = {}
+    for rule in RULES:
+        outcomes |= make_outcomes(rule, {Attack.NONE: [0.5]})
+    root = ET.fromstring(draw_summaries(summarize(outcomes), "all"))
+    labels = [
+        each
+        for each in root.iter("{http://www.w3.org/2000/svg}text")
+        if each.get("text-anchor") == "end" and (each.text or "") in RULES
+    ]
+    assert len(labels) == len(RULES)
+    # A wide sans-serif takes up to two thirds of its size for a letter.
+    assert all(float(each.get("x", "")) >= len(each.text or "") * 11 * 2 / 3 for each in labels)
