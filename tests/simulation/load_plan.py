@@ -5,8 +5,9 @@ run, and draws from a source of its own, so that the faults of a seed stay what 
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from msgspec import structs
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.round_policy import (
     BelowMinimum,
@@ -29,6 +30,8 @@ from aggregation.errors import RuleError
 SMALL_DIMENSION = 24
 LARGE_DIMENSION = 33_000
 """Updates of so many int16 have more than 64 KiB: they do not ride along, peers pull them."""
+TWINS_SHARE = 0.06
+"""The share of seeds in which several tasks are alike."""
 FREEZING_COST = 10
 """As a block's budget it freezes every training round."""
 
@@ -118,7 +121,12 @@ class LoadPlan:
 
 def make_load_plan(seed: int, users: int) -> LoadPlan:
     """Draw what `users` users do in a run."""
-    draw = random.Random(f"{seed}/load plan")
+    plan = _draw_plan(random.Random(f"{seed}/load plan"), users)
+    draw = random.Random(f"{seed}/twins")
+    return _draw_twins(draw, plan, users) if draw.random() < TWINS_SHARE else plan
+
+
+def _draw_plan(draw: random.Random, users: int) -> LoadPlan:
     freezing = ConsensusParameters(aggregation_cost_block_max=FREEZING_COST)
     parameters, other = draw.choice(
         (
@@ -139,6 +147,39 @@ def make_load_plan(seed: int, users: int) -> LoadPlan:
         aggregation_s=draw.choice((0.003, 0.1, 1.0)),
         has_stranger=draw.random() < 0.3,
         is_narrow=draw.random() < 0.2,
+    )
+
+
+def _draw_twins(draw: random.Random, plan: LoadPlan, users: int) -> LoadPlan:
+    """Return a plan with tasks that are alike: their training rounds end in the same blocks.
+
+    Their aggregates take a thread, and a block that ends these rounds needs all of them at once.
+    """
+    one = _draw_task(draw, 0, users)
+    policy = structs.replace(
+        one.policy,
+        deadline_ms=draw.choice((200, 400)),
+        updates_min=1,
+        updates_max=users,
+        mode=RoundMode.SYNCHRONOUS,
+        rounds_max=0,
+    )
+    one = replace(
+        one,
+        rule=draw.choice([rule for rule in RULES if _is_possible(rule, 1)]),
+        example_count_max=0,
+        policy=policy,
+        begins_s=0.0,
+        gap_s=0.1,
+    )
+    count = draw.choice((2, 3))
+    return replace(
+        plan,
+        tasks=tuple(replace(one, name=f"twin-{number}") for number in range(count)),
+        parameters=ConsensusParameters(),
+        other_parameters=None,
+        is_inline=False,
+        aggregation_s=draw.choice((0.003, 0.1)),
     )
 
 

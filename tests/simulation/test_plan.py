@@ -1,13 +1,16 @@
 """Plans: what they promise of every seed, and that nothing they could draw is never drawn."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from tests.simulation.byzantine import Behaviour
+from tests.simulation.load_plan import FREEZING_COST, TWINS_SHARE, make_load_plan
 from tests.simulation.machines import MACHINES_MAX
 from tests.simulation.plan import FAULT_KINDS, Plan, make_plan
 from tests.simulation.schedules import SCHEDULES
+from tests.simulation.users import USERS
 
 SEEDS = 2_000
 FAULT_NAMES = {"crash", "crash_at_write", "start", "cut", "loss", "skew", "full", "room", "lag"}
@@ -72,6 +75,20 @@ def test_all_that_can_be_drawn_is_drawn(plans: list[Plan]) -> None:
     assert any(plan.remote is not None for plan in plans)
     assert any(0 in plan.powers for plan in plans)
     assert any(any(plan.lags_s) for plan in plans)
+
+
+def test_some_loads_have_tasks_that_end_their_rounds_together() -> None:
+    twins = [
+        plan
+        for plan in (make_load_plan(seed, USERS) for seed in range(SEEDS))
+        if len(plan.tasks) > 1 and len({replace(task, name="") for task in plan.tasks}) == 1
+    ]
+    assert TWINS_SHARE / 2 < len(twins) / SEEDS < TWINS_SHARE * 2
+    for plan in twins:
+        assert len({task.name for task in plan.tasks}) == len(plan.tasks)
+        # A block that ends their rounds needs all of their results, and waits for a thread.
+        assert not plan.is_inline
+        assert plan.parameters.aggregation_cost_block_max > FREEZING_COST
 
 
 def test_a_seed_has_one_plan() -> None:
