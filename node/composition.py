@@ -55,7 +55,7 @@ from node.mempool.mempool import Mempool
 from node.mempool.verifier import TransactionVerifier
 from node.metrics import Metrics
 from node.reporting import Reporter
-from node.uploads import Uploads
+from node.uploads import OPEN_PART, Uploads
 from p2p.network import Network, PeerId
 from store.chain_store import ChainStore
 from store.database import Database
@@ -431,7 +431,8 @@ def _make_uploads(
     config: Config, storage: NodeStorage, retention: Retention, now_ms: Callable[[], int]
 ) -> Uploads:
     bytes_max = config.mempool.payload_bytes_max
-    return Uploads(storage.payloads, bytes_max, retention.release, now_ms)
+    open_bytes_max = config.storage.payload_bytes_max // OPEN_PART
+    return Uploads(storage.payloads, bytes_max, open_bytes_max, retention.release, now_ms)
 
 
 def make_timeouts(config: Config) -> TimeoutConfig:

@@ -5,6 +5,7 @@ transaction. Never looks at the bytes: the store verifies each chunk against the
 announced for it, and the ledger judges the whole when a transaction names it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +28,10 @@ from store.payload_contract import Payloads
 
 UPLOADS_MAX: Final = 64
 """Uploads of own users that are open at a time, beside what the node pulls from its peers."""
+OPEN_PART: Final = 4
+"""All uploads that are open take at most one part in so many of the payload store's room, or one
+payload's if that is more: room is kept for an upload from its beginning on, and the chain needs
+some."""
 KEPT_MS: Final = 600_000
 """How long a whole upload waits for a transaction that names it, in block time."""
 WRITES_MAX: Final = 4
@@ -65,8 +70,8 @@ class Uploads:
     ----------
     payloads : Payloads
         Where they go.
-    bytes_max : int
-        The most bytes of one.
+    bytes_max, open_bytes_max : int
+        The most bytes of one, and of all together that are open.
     release : callable
         Lets payloads go at a time, in milliseconds, unless they are needed by then.
     now_ms : callable
@@ -79,6 +84,7 @@ class Uploads:
         self,
         payloads: Payloads,
         bytes_max: int,
+        open_bytes_max: int,
         release: Callable[[Iterable[Hash], int], None],
         now_ms: Callable[[], int],
         *,
@@ -87,13 +93,15 @@ class Uploads:
     ) -> None:
         self._payloads = payloads
         self._bytes_max = bytes_max
+        self._open_bytes_max = max(open_bytes_max, bytes_max)
         self._release = release
         self._now_ms = now_ms
         self._uploads_max = uploads_max
         self._kept_ms = kept_ms
-        self._open: dict[Hash, None] = {}
+        self._open: dict[Hash, int] = {}
+        # As many as there are requests at a time, and so are the writers.
+        self._beginning: Counter[Hash] = Counter()
         self._writing = trio.CapacityLimiter(WRITES_MAX)
-        # As many as there are requests at a time.
         self._writers: dict[Hash, _Writer] = {}
 
     @property
@@ -108,8 +116,9 @@ class Uploads:
         Raises
         ------
         TransactionError
-            `too_large`, `payload_mismatch` if there are too many or too few hashes for the size,
-            `quota_exceeded` if too many uploads are open, `mempool_full` if there is no room.
+            `too_large`, `payload_mismatch` if there are too many or too few hashes for the size, or
+            it is arriving with another, `quota_exceeded` if too many uploads are open or they are
+            too large together, `mempool_full` if there is no room.
         """
         if size > self._bytes_max:
             raise TransactionError(
@@ -118,24 +127,18 @@ class Uploads:
                 "(payload_bytes_max of [mempool] in its settings).",
             )
         payload_hash = compute_root_of_hashes(chunk_hashes)
-        is_new = self._payloads.get_partial(payload_hash) is None
-        if is_new and self.open_count >= self._uploads_max:
-            raise TransactionError(
-                ErrorCode.QUOTA_EXCEEDED,
-                f"{self._uploads_max} uploads are open already: finish one, or try again later.",
-            )
+        self._check_room(payload_hash, size)
+        self._open[payload_hash] = size
+        self._beginning[payload_hash] += 1
         try:
-            partial = await trio.to_thread.run_sync(
-                self._payloads.begin, payload_hash, size, chunk_hashes, limiter=self._writing
-            )
-        except PayloadMismatch as error:
-            raise TransactionError(ErrorCode.PAYLOAD_MISMATCH, str(error)) from error
-        except PayloadTooLarge as error:
-            raise TransactionError(ErrorCode.TOO_LARGE, str(error)) from error
-        except PayloadSpaceExhausted as error:
-            raise TransactionError(ErrorCode.MEMPOOL_FULL, str(error)) from error
-        self._open[payload_hash] = None
-        return await self._describe(partial)
+            with _translated():
+                partial = await trio.to_thread.run_sync(
+                    self._payloads.begin, payload_hash, size, chunk_hashes, limiter=self._writing
+                )
+            return await self._describe(partial)
+        finally:
+            self._beginning[payload_hash] -= 1
+            self._beginning += Counter()
 
     async def get(self, payload_hash: Hash) -> UploadState | None:
         """Return where a payload stands, or None if nothing of it is here."""
@@ -165,20 +168,12 @@ class Uploads:
         if partial is None:
             # It is whole; who sends a chunk of it again has missed the answer.
             return
-        try:
-            with self._noted(payload_hash):
-                is_whole = await trio.to_thread.run_sync(
-                    self._write, partial, index, chunk, limiter=self._writing
-                )
-        except PayloadMismatch as error:
-            raise TransactionError(ErrorCode.PAYLOAD_MISMATCH, str(error)) from error
-        except PayloadAbandoned as error:
-            raise _make_unknown() from error
-        except PayloadSpaceExhausted as error:
-            raise TransactionError(ErrorCode.MEMPOOL_FULL, str(error)) from error
+        with self._noted(payload_hash), _translated():
+            is_whole = await trio.to_thread.run_sync(
+                self._write, partial, index, chunk, limiter=self._writing
+            )
         if is_whole:
-            self._open.pop(payload_hash, None)
-            self._release([payload_hash], self._now_ms() + self._kept_ms)
+            self._note_whole(payload_hash)
 
     async def _find(self, payload_hash: Hash) -> tuple[PartialPayload | None, int | None]:
         """Return what is here of a payload: arriving with its size, stored with its size, or not.
@@ -210,23 +205,73 @@ class Uploads:
 
     def _write(self, partial: PartialPayload, index: int, chunk: bytes) -> bool:
         """Keep a chunk; tell whether the payload is whole with it."""
-        is_whole = partial.write(index, chunk) and not partial.missing()
-        if is_whole:
-            partial.finish()
-        return is_whole
+        partial.write(index, chunk)
+        return not _go_on(partial)
 
     async def _describe(self, partial: PartialPayload) -> UploadState:
         if partial.is_finished:
             return UploadState(partial.payload_hash, partial.size, ())
-        # After a restart, this reads what is there.
-        missing = await trio.to_thread.run_sync(partial.missing, limiter=self._writing)
+        with self._noted(partial.payload_hash), _translated():
+            # After a restart, this reads what is there.
+            missing = await trio.to_thread.run_sync(_go_on, partial, limiter=self._writing)
+        if not missing:
+            self._note_whole(partial.payload_hash)
         return UploadState(partial.payload_hash, partial.size, missing)
+
+    def _note_whole(self, payload_hash: Hash) -> None:
+        self._open.pop(payload_hash, None)
+        self._release([payload_hash], self._now_ms() + self._kept_ms)
+
+    def _check_room(self, payload_hash: Hash, size: int) -> None:
+        """Raise `quota_exceeded` if one more upload would be too many, or too much."""
+        payloads = self._payloads
+        if payloads.get_partial(payload_hash) is not None or payloads.has(payload_hash):
+            return
+        if self.open_count >= self._uploads_max:
+            raise TransactionError(
+                ErrorCode.QUOTA_EXCEEDED,
+                f"{self._uploads_max} uploads are open already: finish one, or try again later.",
+            )
+        taken = sum(self._open.values())
+        if taken + size > self._open_bytes_max:
+            raise TransactionError(
+                ErrorCode.QUOTA_EXCEEDED,
+                f"Uploads that are open have {taken} bytes already, and with {size} more it would "
+                f"be over {self._open_bytes_max}: finish one, or try again later.",
+            )
 
     def _forget_ended(self) -> None:
         """Forget those that were dropped, or came in another way."""
         for payload_hash in list(self._open):
-            if self._payloads.get_partial(payload_hash) is None:
+            is_begun = self._payloads.get_partial(payload_hash) is not None
+            if not is_begun and payload_hash not in self._beginning:
                 del self._open[payload_hash]
+
+
+def _go_on(partial: PartialPayload) -> tuple[int, ...]:
+    """Return the chunks that are missing; without any, the payload is made durable.
+
+    A crash, or a disk without room, may have come between the last chunk and that.
+    """
+    missing = partial.missing()
+    if not missing:
+        partial.finish()
+    return missing
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Raise what a client is told in the place of what the store refuses."""
+    try:
+        yield
+    except PayloadMismatch as error:
+        raise TransactionError(ErrorCode.PAYLOAD_MISMATCH, str(error)) from error
+    except PayloadTooLarge as error:
+        raise TransactionError(ErrorCode.TOO_LARGE, str(error)) from error
+    except PayloadSpaceExhausted as error:
+        raise TransactionError(ErrorCode.MEMPOOL_FULL, str(error)) from error
+    except PayloadAbandoned as error:
+        raise _make_unknown() from error
 
 
 def _make_unknown() -> TransactionError:

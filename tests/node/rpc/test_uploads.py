@@ -1,7 +1,6 @@
 """Uploads over the RPC: verified, resumed, bounded, dropped, and named by a transaction."""
 
 import random
-import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,6 @@ from msgspec import structs
 from quorate import AsyncClient, Progress, RpcError, WaitTimeoutError
 from quorate.chain.codec import encode
 from quorate.chain.content import compute_chunk_hashes, compute_content_hash
-from quorate.chain.errors import TransactionError
 from quorate.chain.ids import Hash
 from quorate.chain.task import TaskSpec, TensorSpec
 from quorate.chain.transaction import ChangeTaskStatus, RegisterParticipant, TaskStatus
@@ -24,8 +22,7 @@ from quorate.submissions import UpdateDraft
 
 from node.config import MempoolSection
 from node.mempool.large import NothingToWaitFor
-from node.uploads import KEPT_MS, UPLOADS_MAX, Uploads
-from store.memory_payloads import MemoryPayloadStore
+from node.uploads import UPLOADS_MAX
 from tests.node.cluster import USERS, sign
 from tests.node.rpc.serving import (
     JSON,
@@ -235,6 +232,7 @@ async def test_unknown_uploads(served: Served) -> None:
 
 async def test_hashes_that_do_not_fit_the_size(served: Served) -> None:
     hashes = compute_chunk_hashes(DATA)
+    changes: dict[str, Any]
     for changes in ({"hashes": hashes[:-1]}, {"hashes": ()}, {"size": len(DATA) + CHUNK}):
         assert_problem(await begin(served, **changes), 422, "payload_mismatch")
     for changes in ({"size": 0}, {"size": -1}, {"size": 2**40}, {"hashes": (b"short",)}):
@@ -318,75 +316,6 @@ async def test_a_restart_keeps_what_has_arrived(tmp_path: Path) -> None:
         await served.cluster.stop(served.member)
         await served.cluster.start(served.member)
         assert served.member.payloads.get(HASH) == DATA
-
-
-class World:
-    """Uploads over a store in memory, and what they let go."""
-
-    def __init__(self, **limits: int) -> None:
-        self.payloads = MemoryPayloadStore()
-        self.released: list[tuple[list[Hash], int]] = []
-        self.uploads = Uploads(
-            self.payloads,
-            1 << 30,
-            lambda hashes, due: self.released.append((list(hashes), due)),
-            lambda: 1_000,
-            **limits,
-        )
-
-
-async def test_a_whole_upload_waits_for_its_transaction_so_long() -> None:
-    world = World()
-    await world.uploads.begin(len(DATA), compute_chunk_hashes(DATA))
-    for index, chunk in enumerate(CHUNKS):
-        assert world.released == []
-        await world.uploads.put_chunk(HASH, index, chunk)
-    assert world.released == [([HASH], 1_000 + KEPT_MS)]
-    await world.uploads.put_chunk(HASH, 0, CHUNKS[0])
-    await world.uploads.begin(len(DATA), compute_chunk_hashes(DATA))
-    assert len(world.released) == 1
-
-
-async def test_what_the_store_has_dropped_is_unknown_and_counts_no_more() -> None:
-    world = World(uploads_max=1)
-    await world.uploads.begin(len(DATA), compute_chunk_hashes(DATA))
-    partial = world.payloads.get_partial(HASH)
-    assert partial is not None
-    partial.abandon()
-    with pytest.raises(TransactionError, match="begin it"):
-        await world.uploads.put_chunk(HASH, 0, CHUNKS[0])
-    assert await world.uploads.get(HASH) is None
-    other = make_data(5)
-    await world.uploads.begin(len(other), compute_chunk_hashes(other))
-    assert world.uploads.open_count == 1
-
-
-async def test_a_payload_that_is_just_made_whole_is_not_unknown(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A store may have it neither among what arrives nor among what is stored for a moment."""
-    world = World()
-    await world.uploads.begin(len(DATA), compute_chunk_hashes(DATA))
-    for index in (0, 1):
-        await world.uploads.put_chunk(HASH, index, CHUNKS[index])
-    adopt, is_gone, go_on = world.payloads._put, threading.Event(), threading.Event()
-
-    def adopt_slowly(*arguments: Any, **options: Any) -> None:
-        is_gone.set()
-        assert go_on.wait(10)
-        adopt(*arguments, **options)
-
-    monkeypatch.setattr(world.payloads, "_put", adopt_slowly)
-    with trio.fail_after(10):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(world.uploads.put_chunk, HASH, 2, CHUNKS[2])
-            await poll(is_gone.is_set)
-            nursery.start_soon(world.uploads.put_chunk, HASH, 0, CHUNKS[0])
-            await trio.testing.wait_all_tasks_blocked()
-            go_on.set()
-        state = await world.uploads.get(HASH)
-    assert state is not None
-    assert state.missing == ()
 
 
 @pytest.mark.parametrize("seed", range(2))
