@@ -55,6 +55,9 @@ class PayloadFiles:
         self._lists = lists
         self._lock = RLock()
         self._temporary_count = 0
+        # Names given to files, and how many of these are durable. What an earlier process gave, and
+        # may not have made durable, counts as one.
+        self._names_given, self._names_durable = 1, 0
         make_folder(folder)
         sweep_temporary_files(folder)
 
@@ -149,13 +152,19 @@ class PayloadFiles:
                 # Whoever has begun to send it meanwhile may have lied about its chunks.
                 self._lists.put(payload_hash, memoryview(data).nbytes, chunk_hashes)
                 is_stored = self._rename(temporary, path)
-            sync_folder(self._folder)
+        self.sync_names()
         return is_stored
 
     def sync_names(self) -> None:
-        """Make the names of all files durable."""
+        """Make the names of all files durable, also of those that another thread is storing."""
+        with self._lock:
+            names_given = self._names_given
+            if names_given == self._names_durable:
+                return
         with translated_errors(self._folder):
             sync_folder(self._folder)
+        with self._lock:
+            self._names_durable = max(self._names_durable, names_given)
 
     def delete(self, payload_hash: bytes) -> int | None:
         """Remove a payload; return its bytes, or None if there was none."""
@@ -220,7 +229,7 @@ class PayloadFiles:
             finally:
                 os.close(descriptor)
             is_stored = self._rename(partial.path, self._get_path(partial.payload_hash))
-            sync_folder(self._folder)
+        self.sync_names()
         return is_stored
 
     def discard(self, partial: FilePartial) -> None:
@@ -236,6 +245,7 @@ class PayloadFiles:
                 source.unlink()
                 return False
             source.rename(path)
+            self._names_given += 1
             return True
 
     def _get_path(self, payload_hash: bytes) -> Path:

@@ -136,12 +136,13 @@ class PayloadStore:
         self._put(payload_hash, chunk_hashes, data, sync=sync)
 
     def sync(self) -> None:
-        """Make everything put so far durable; without anything staged, do nothing.
+        """Make durable what `has` tells of: what is staged, and names another thread just gave.
 
         Raises
         ------
         DiskFull, StorageInaccessible, DatabaseDamaged, StorageClosed
         """
+        self._files.sync_names()
         with self._lock:
             if not self._staged:
                 return

@@ -277,8 +277,11 @@ class Executor:
         position = self.position.advance(
             header, commit, result.validator_updates, result.parameters
         )
-        for data in result.artifacts.values():
-            self._payloads.put(data, sync=False)
+        for artifact_hash, data in result.artifacts.items():
+            # A large one was stored when it had been computed; to put it again would hash all of it
+            # on the event loop. The sync that follows covers one that is being stored elsewhere.
+            if not self._payloads.has(artifact_hash):
+                self._payloads.put(data, sync=False)
         if not is_held:
             self._payloads.sync()
         self._store.commit(

@@ -399,6 +399,48 @@ def test_several_threads_may_put_the_same_payloads(tmp_path: Path, size: int) ->
     assert list(disk.folder.glob("*.tmp")) == []
 
 
+def test_a_sync_covers_a_name_that_another_thread_has_just_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payloads = FilePayloadDisk(tmp_path).reopen()
+    payloads.sync()
+    data = bytes(1000)
+    is_named, may_go_on = threading.Event(), threading.Event()
+    synced_by: list[str] = []
+
+    def observe(_: Path) -> None:
+        synced_by.append(threading.current_thread().name)
+        if threading.current_thread().name == "putting":
+            is_named.set()
+            assert may_go_on.wait(10)
+
+    monkeypatch.setattr("store.payload_files.sync_folder", observe)
+    putting = threading.Thread(target=payloads.put, args=(data,), name="putting")
+    putting.start()
+    assert is_named.wait(10)
+    # The payload is there, but a power failure could still take its name.
+    assert payloads.has(compute_content_hash(data))
+    payloads.sync()
+    assert synced_by == ["putting", "MainThread"]
+    may_go_on.set()
+    putting.join()
+    payloads.sync()
+    assert synced_by == ["putting", "MainThread"]
+
+
+def test_the_first_sync_covers_names_that_an_earlier_process_gave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = FilePayloadDisk(tmp_path)
+    disk.reopen().put(bytes(1000))
+    payloads = disk.reopen()
+    synced: list[Path] = []
+    monkeypatch.setattr("store.payload_files.sync_folder", synced.append)
+    payloads.sync()
+    payloads.sync()
+    assert synced == [disk.folder]
+
+
 def test_a_failed_put_gives_its_space_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     payloads = FilePayloadDisk(tmp_path).reopen(total_bytes_max=1000)
 

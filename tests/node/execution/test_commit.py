@@ -105,6 +105,20 @@ async def test_weights_are_durable_before_the_block_and_the_block_before_the_sta
     assert all(reopened.has(name) for name in executed.result.artifacts)
 
 
+async def test_weights_that_are_stored_are_synced_and_not_hashed_again() -> None:
+    events: list[str] = []
+    chain, _, entries = await make_sealing_chain(events)
+    executed = await chain.build(*entries)
+    (weights,) = executed.result.artifacts.values()
+    # As the thread that computed them does.
+    chain.payloads.put(bytes(weights), sync=False)
+    events.clear()
+    chain.commit(executed)
+    assert events == ["sync", "batch"]
+    reopened = chain.payloads.reopen()
+    assert all(reopened.has(name) for name in executed.result.artifacts)
+
+
 async def test_a_store_that_fails_leaves_everything_at_the_height_before() -> None:
     events: list[str] = []
     chain, database, entries = await make_sealing_chain(events)
