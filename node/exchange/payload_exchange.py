@@ -77,6 +77,7 @@ class PayloadExchange:
         self._wanted: dict[Hash, _Wanted] = {}
         self._send_queue, self._receive_queue = trio.open_memory_channel[Hash](WANTED_MAX)
         threads, load = trio.CapacityLimiter(THREADS_MAX), Counter[PeerId]()
+        distrusted: dict[PeerId, float] = {}
         self.figures = PullFigures()
         self._queued_parts, self._block_parts = (
             PullParts(
@@ -87,6 +88,7 @@ class PayloadExchange:
                 threads,
                 load,
                 self.figures,
+                distrusted,
             )
             for _ in range(2)
         )

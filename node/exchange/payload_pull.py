@@ -53,8 +53,15 @@ CHUNKS_PER_PULL_MAX: Final = 6
 """Chunks of one payload that are asked for at a time."""
 CHUNKS_PER_PEER_MAX: Final = 3
 """Of these, those asked of one peer."""
-REQUEST_TIMEOUT_S: Final = 20.0
-"""A megabyte over a slow line, behind some others."""
+REQUEST_TIMEOUT_S: Final = 5.0
+"""How long an answer may take, and for its bytes as long as at the slowest rate beside it."""
+SLOWEST_BYTES_PER_S: Final = 64 * 1024
+LIST_BYTES: Final = 64 * 1024
+"""What a list of chunk hashes is counted as: that of a payload of 2 GiB."""
+DISTRUST_S: Final = 60.0
+"""How long a peer that did not answer is asked after all others, for other payloads too."""
+DISTRUSTED_MAX: Final = 1_024
+"""Such peers; of more, the first are forgotten."""
 RETRY_DELAY_S: Final = 0.2
 ATTEMPTS_MAX: Final = 50
 """Rounds of asking all peers that bring nothing, before a payload is given up."""
@@ -99,6 +106,8 @@ class PullParts:
     load : Counter
         Chunks that each peer has been asked for and has not sent.
     figures : PullFigures
+    distrusted : dict
+        Until when, in trio's time, a peer that did not answer is asked last.
     """
 
     network: Network
@@ -108,6 +117,18 @@ class PullParts:
     threads: trio.CapacityLimiter
     load: Counter[PeerId]
     figures: PullFigures
+    distrusted: dict[PeerId, float]
+
+    def distrust(self, peer: PeerId) -> None:
+        """Ask a peer after all others for a while."""
+        self.distrusted.pop(peer, None)
+        self.distrusted[peer] = trio.current_time() + DISTRUST_S
+        if len(self.distrusted) > DISTRUSTED_MAX:
+            del self.distrusted[next(iter(self.distrusted))]
+
+    def is_distrusted(self, peer: PeerId) -> bool:
+        """Tell whether a peer has failed to answer lately."""
+        return self.distrusted.get(peer, 0.0) > trio.current_time()
 
 
 @dataclass(slots=True)
@@ -337,11 +358,13 @@ class PayloadPull:
                 peer,
                 encode_message(request),
                 response_bytes_max=bytes_max,
-                timeout_s=REQUEST_TIMEOUT_S,
+                timeout_s=_compute_timeout(request, bytes_max),
             )
         except RequestTimedOut:
-            # Once is enough: it would hold up each further round of asking for as long.
+            # Once is enough: it would hold up each further round of asking, and each of the other
+            # payloads that a block names, for as long.
             self._silent.add(peer)
+            self.parts.distrust(peer)
         except RequestTooLarge:
             # It may have a longer payload than was signed or told.
             if self.sizes:
@@ -371,6 +394,7 @@ class PayloadPull:
         return min(
             linked,
             key=lambda peer: (
+                self.parts.is_distrusted(peer),
                 peer not in self.holders,
                 self.parts.load[peer],
                 self.holders.index(peer) if peer in self.holders else 0,
@@ -386,6 +410,12 @@ class PayloadPull:
     def _count(self, length: int) -> None:
         self.parts.figures.chunks += 1
         self.parts.figures.bytes += length
+
+
+def _compute_timeout(request: GetChunk | GetChunkHashes, bytes_max: int) -> float:
+    """Return how many seconds the answer to a request may take."""
+    expected = bytes_max if isinstance(request, GetChunk) else LIST_BYTES
+    return REQUEST_TIMEOUT_S + expected / SLOWEST_BYTES_PER_S
 
 
 def _give_up(partial: PartialPayload) -> None:

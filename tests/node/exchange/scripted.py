@@ -25,6 +25,7 @@ class ScriptedNetwork:
         self.broadcasts: list[tuple[Priority, bytes]] = []
         self.announced: list[bytes] = []
         self.bytes_max = 0
+        self.timeout_s = 0.0
 
     def peers(self) -> tuple[PeerInfo, ...]:
         return tuple(
@@ -37,7 +38,7 @@ class ScriptedNetwork:
         assert response_bytes_max > 0
         assert timeout_s > 0
         self.requests.append((peer, body))
-        self.bytes_max = response_bytes_max
+        self.bytes_max, self.timeout_s = response_bytes_max, timeout_s
         return await self.answers[peer](body)
 
     def report(self, peer: PeerId, penalty: int, reason: str) -> None:

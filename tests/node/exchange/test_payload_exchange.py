@@ -13,7 +13,7 @@ from quorate.chain.ids import Hash
 from quorate.chain.merkle import hash_node
 from structlog.testing import capture_logs
 
-from node.exchange import payload_exchange
+from node.exchange import payload_exchange, payload_pull
 from node.exchange.messages import (
     ChunkHashesAnswer,
     GetChunk,
@@ -33,7 +33,9 @@ from node.exchange.payload_pull import (
     ATTEMPTS_MAX,
     CHUNKS_PER_PEER_MAX,
     CHUNKS_PER_PULL_MAX,
+    DISTRUST_S,
     REQUEST_TIMEOUT_S,
+    SLOWEST_BYTES_PER_S,
     WRONG_PAYLOAD_PENALTY,
 )
 from p2p.network import PeerId, RequestTimedOut, RequestTooLarge
@@ -502,6 +504,49 @@ async def test_a_silent_peer_is_asked_once_for_a_payload(autojump_clock: object)
     await pull(network, SMALL)
     assert [peer for peer, _ in network.requests].count("a") == 1
     assert trio.current_time() - began < 30
+
+
+async def test_a_silent_peer_holds_up_one_payload_and_not_each(autojump_clock: object) -> None:
+    network = ScriptedNetwork(a=be_silent, b=serve(*(bytes([i]) * 9 for i in range(4))))
+    exchange, _ = make_exchange(network, MemoryPayloadStore())
+    asked: list[int] = []
+    for number in range(4):
+        if number == 3:
+            await trio.sleep(DISTRUST_S)
+        await exchange.wait_for((name_of(bytes([number]) * 9),))
+        asked.append([peer for peer, _ in network.requests].count("a"))
+    assert asked == [1, 1, 1, 2]
+    # Whom nobody else can stand in for is asked at once.
+    network.answers = {"a": serve(b"late")}
+    began = trio.current_time()
+    await exchange.wait_for((name_of(b"late"),))
+    assert trio.current_time() - began < 1
+
+
+async def test_an_answer_may_take_as_long_as_its_bytes_do(autojump_clock: object) -> None:
+    network = ScriptedNetwork(a=serve(SMALL, LARGE))
+    exchange, _ = make_exchange(network, MemoryPayloadStore())
+    small, large = len(SMALL), min(len(LARGE), CHUNK_BYTES)
+    for payload, length in ((SMALL, small), (LARGE, large)):
+        name = name_of(payload)
+        await exchange.wait_for((name,), {name: len(payload)})
+        assert network.timeout_s <= REQUEST_TIMEOUT_S + length / SLOWEST_BYTES_PER_S
+    assert network.timeout_s > REQUEST_TIMEOUT_S
+
+
+def test_peers_that_do_not_answer_are_kept_within_a_limit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(payload_pull, "DISTRUSTED_MAX", 2)
+
+    async def distrust() -> list[bool]:
+        exchange, _ = make_exchange(ScriptedNetwork(), MemoryPayloadStore())
+        parts = exchange._block_parts
+        for peer in "abc":
+            parts.distrust(PeerId(peer))
+        return [parts.is_distrusted(PeerId(peer)) for peer in "abc"]
+
+    assert trio.run(distrust) == [False, True, True]
 
 
 async def test_a_block_that_names_many_payloads_pulls_a_few_at_a_time(
