@@ -54,28 +54,29 @@ class ClippedSource:
         """Which updates are scaled down."""
         self._source = source
         self._ratios = ratios
-        self._tables: dict[int, NDArray[np.int16]] = {}
+        self._tables: dict[tuple[int, int], NDArray[np.int16]] = {}
         if source.dimension >= _TABLE_VALUES:
             # An int16 has so few values that looking a product up is cheaper than dividing. From
-            # here on a table is no larger than the update it stands for.
+            # here on a table is no larger than the update it stands for. Updates that are equally
+            # stale share one.
             values = np.arange(_TABLE_VALUES, dtype=np.uint16).view(np.int16)
             self._tables = {
-                index: scale_down(values, *ratio)
-                for index, ratio in enumerate(ratios)
+                ratio: scale_down(values, *ratio)
+                for ratio in dict.fromkeys(ratios)
                 if ratio[0] != ratio[1]
             }
 
     def read(self, start: int, stop: int) -> NDArray[np.int16]:
         """Return columns start..stop of the clipped updates; see `ColumnSource.read`."""
         block = self._source.read(start, stop)
-        for index, (numerator, denominator) in enumerate(self._ratios):
-            if numerator == denominator:
+        for row, ratio in zip(block, self._ratios, strict=True):
+            if ratio[0] == ratio[1]:
                 continue
-            row = block[index]
-            if index in self._tables:
-                row[:] = self._tables[index].take(row.view(np.uint16))
+            table = self._tables.get(ratio)
+            if table is None:
+                row[:] = scale_down(row, *ratio)
             else:
-                row[:] = scale_down(row, numerator, denominator)
+                row[:] = table.take(row.view(np.uint16))
         return block
 
 

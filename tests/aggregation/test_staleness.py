@@ -1,5 +1,6 @@
 """Stale updates against a version in fractions: scaled first, by factors exact to the last bit."""
 
+import tracemalloc
 from collections.abc import Sequence
 from decimal import Decimal, localcontext
 from fractions import Fraction
@@ -18,6 +19,8 @@ from quorate.chain.round_policy import (
 from quorate.chain.task import AggregationRule, Stage
 
 from aggregation import Aggregate, BoundError, aggregate, keeps_aggregate
+from aggregation.columns import RowSource
+from aggregation.staleness import scale_stale_updates
 from tests.aggregation import reference
 
 ONE = STALENESS_FACTOR_ONE
@@ -110,6 +113,17 @@ def test_example_counts_weigh_the_scaled_updates(rows: list[tuple[int, int, int]
         [count for _, _, count in rows],
     )
     assert result.vector.tolist() == [reference.round_half_away(total / sum(weights))]
+
+
+def test_updates_of_one_staleness_share_a_table() -> None:
+    update = np.zeros(1 << 16, np.int16)
+    source = RowSource([update] * 400)
+    tracemalloc.start()
+    scaled = scale_stale_updates(source, [40_000, 50_000] * 200)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert scaled.n_updates == 400
+    assert taken < 8 * update.nbytes
 
 
 def test_long_updates_are_scaled_through_a_table_to_the_same_integers() -> None:
