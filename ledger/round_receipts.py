@@ -160,6 +160,8 @@ def _make_update_receipts(
     set_aside = nothing if output is None else output.set_aside
     clipped = nothing if output is None else output.clipped
     judged = zip(updates, scores, set_aside, clipped, strict=True)
+    # Where nobody counts an example, the mean weighs all the same.
+    is_weighted = spec.example_count_max > 0 and any(update.example_count for update in updates)
     return tuple(
         UpdateReceipt(
             update.participant,
@@ -170,7 +172,7 @@ def _make_update_receipts(
             compute_staleness(task, update),
             compute_factor(task, spec.policy, update),
             update.example_count,
-            update.example_count if spec.example_count_max else 1,
+            update.example_count if is_weighted else 1,
         )
         for update, score, is_set_aside, is_clipped in judged
     )

@@ -23,7 +23,15 @@ from quorate.chain.transaction import FinalizeTrainingRound
 from aggregation import get_score_name
 from ledger.indexes import OPEN_UPDATES_MAX
 from ledger.round_receipts import REGISTRATIONS_LISTED_BLOCK_MAX
-from tests.ledger.chain import PARTICIPANTS, VALIDATORS, Chain, get_receipt, make_policy, make_spec
+from tests.ledger.chain import (
+    DIMENSION,
+    PARTICIPANTS,
+    VALIDATORS,
+    Chain,
+    get_receipt,
+    make_policy,
+    make_spec,
+)
 
 FREE = ConsensusParameters(aggregation_cost_block_max=0)
 EVERY = make_policy(updates_min=5, updates_max=5)
@@ -84,6 +92,17 @@ def test_the_weight_is_the_example_count_where_the_task_weighs_by_it() -> None:
     task_id = chain.create_task(spec, participants=2)
     receipt = get_receipt(chain.submit(task_id, 1, 2), RoundOutcome.FINALIZED)
     assert {(u.example_count, u.weight) for u in receipt.updates} == {(10, 10)}
+
+
+def test_who_all_count_no_examples_weigh_the_same() -> None:
+    chain = Chain()
+    spec = make_spec(example_count_max=50, policy=make_policy(updates_max=2))
+    task_id = chain.create_task(spec, participants=2)
+    for index, value in enumerate((1, 3)):
+        update = chain.make_update(task_id, [value] * DIMENSION, example_count=0)
+        result = chain.run_block(chain.sign(PARTICIPANTS[index], update))
+    receipt = get_receipt(result, RoundOutcome.FINALIZED)
+    assert {(u.example_count, u.weight, u.is_set_aside) for u in receipt.updates} == {(0, 1, False)}
 
 
 def test_all_receipts_of_a_block_fit_into_their_bound() -> None:

@@ -90,7 +90,8 @@ class UpdateReceipt(Struct, array_like=True, frozen=True, forbid_unknown_fields=
     example_count : int
         As its sender reported it.
     weight : int
-        What the mean weighed it by: its example count where the task weighs by them, else 1.
+        What the mean weighed it by: its example count where the task weighs by them and some
+        update has one, else 1.
     """
 
     participant: WireAddress
