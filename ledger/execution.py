@@ -381,6 +381,6 @@ def _find_missing_payloads(
         body = signed.transaction.body
         if not isinstance(body, SubmitUpdate | CreateTask) or body.payload_hash in missing:
             continue
-        if payloads.get(body.payload_hash) is None:
+        if payloads.size(body.payload_hash) is None:
             missing[body.payload_hash] = None
     return tuple(missing)

@@ -126,15 +126,15 @@ def _compute_state_bytes(spec: TaskSpec) -> int:
 
 
 def _validate_initial_weights(env: Environment, body: CreateTask) -> None:
-    payload = env.get_payload(body.payload_hash)
-    if payload is None:
+    size = env.get_payload_size(body.payload_hash)
+    if size is None:
         raise PendingError(
             f"the initial weights {body.payload_hash.hex()} are not here", (body.payload_hash,)
         )
-    if len(payload) != body.payload_size:
+    if size != body.payload_size:
         raise TransactionError(
             ErrorCode.PAYLOAD_MISMATCH,
-            f"The initial weights have {len(payload)} bytes; {body.spec.dimension} parameters take"
+            f"The initial weights have {size} bytes; {body.spec.dimension} parameters take"
             f" {body.payload_size}: send all tensors as little-endian int32, in order.",
         )
 

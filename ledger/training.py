@@ -40,8 +40,10 @@ def validate_submit_update(env: Environment, sender: Address, body: SubmitUpdate
     spec = env.view.get_task_spec(body.task_id)
     _validate_training_round(task, spec, body)
     _validate_slot(env, sender, task, spec, body)
-    _validate_form(task, spec, body)
-    _validate_payload(env, spec.update_layout, body)
+    # The record has the dimension: adding up a specification's many tensors takes its time.
+    layout = UpdateLayout(spec.codec, task.dimension, spec.top_k)
+    _validate_form(spec, layout, body)
+    _validate_payload(env, layout, body)
 
 
 def _validate_training_round(task: TaskRecord, spec: TaskSpec, body: SubmitUpdate) -> None:
@@ -110,19 +112,19 @@ def _validate_slot(
     validate_update_bytes(env, sender, body.payload_size)
 
 
-def _validate_form(task: TaskRecord, spec: TaskSpec, body: SubmitUpdate) -> None:
+def _validate_form(spec: TaskSpec, layout: UpdateLayout, body: SubmitUpdate) -> None:
     if body.codec != spec.codec:
         raise TransactionError(
             ErrorCode.WRONG_CODEC,
             f"The update has codec {int(body.codec)}, the task takes {spec.codec.name.lower()}"
             f" ({int(spec.codec)}): encode it so.",
         )
-    size = spec.update_layout.size
-    if body.payload_size != size:
+    if body.payload_size != layout.size:
         raise TransactionError(
             ErrorCode.WRONG_SHAPE,
-            f"The update has {body.payload_size} bytes; {task.dimension} parameters in"
-            f" {spec.codec.name.lower()} take {size}: send all tensors of the task, in order.",
+            f"The update has {body.payload_size} bytes; {layout.dimension} parameters in"
+            f" {spec.codec.name.lower()} take {layout.size}: send all tensors of the task, in"
+            " order.",
         )
     if 0 < spec.example_count_max < body.example_count:
         raise TransactionError(

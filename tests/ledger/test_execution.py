@@ -105,6 +105,29 @@ def test_a_block_lists_all_the_payloads_it_misses() -> None:
     )
 
 
+def test_what_need_only_be_there_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain()
+    task_id = chain.create_task(participants=3)
+    updates = [chain.make_update(task_id, [value] * DIMENSION) for value in (1, 2, 3)]
+    first = chain.payloads.held.pop(updates[0].payload_hash)
+    creation = chain.make_creation(make_spec("another"))
+    signed = [chain.sign(key, body) for key, body in zip(PARTICIPANTS, updates, strict=False)]
+    asked: list[Hash] = []
+    held = chain.payloads.held
+
+    def get(name: Hash) -> bytes | None:
+        asked.append(name)
+        return held.get(name)
+
+    monkeypatch.setattr(chain.payloads, "get", get)
+    with pytest.raises(PendingError) as caught:
+        run(chain, chain.make_context(), *signed, chain.sign(AUTHORITY, creation))
+    assert (caught.value.missing_payloads, asked) == ((updates[0].payload_hash,), [])
+    chain.payloads.put(first)
+    run(chain, chain.make_context(), *signed, chain.sign(AUTHORITY, creation))
+    assert asked == [update.payload_hash for update in updates]
+
+
 def test_a_block_is_executed_on_its_own_parent() -> None:
     chain = Chain()
     context = chain.make_context()
