@@ -16,6 +16,7 @@ from typing import assert_never
 import numpy as np
 from numpy.typing import NDArray
 from quorate.chain.task import OptimizerName, ServerOptimizer, TensorSpec
+from quorate.chain.weights import WEIGHT_BYTES
 
 from aggregation.adagrad import compute_adagrad_moment
 from aggregation.adam import compute_adam_moment
@@ -27,7 +28,6 @@ from aggregation.momentum import compute_momentum_step, compute_velocity
 from aggregation.sgd import compute_sgd_step
 from aggregation.yogi import compute_yogi_moment
 
-WEIGHT_BYTES = 4
 STATE_BYTES_PER_PARAMETER: Mapping[OptimizerName, int] = MappingProxyType(
     {
         OptimizerName.SGD: 0,

@@ -12,13 +12,12 @@ from quorate.chain.round_policy import (
     compute_staleness_factor,
 )
 from quorate.chain.task import FIXED_POINT_ONE, AggregationRule, RoundPolicy, Stage, TaskSpec
+from quorate.chain.weights import WEIGHT_BYTES
 
 from aggregation import RuleError, compute_cost, compute_updates_min, validate_rule
 from aggregation.registry import FINAL_STAGES, PRE_AGGREGATIONS, StageEntry
 from ledger.tasks import find_fault
 from node.config.quantities import render_duration
-
-WEIGHT_BYTES = 4
 
 
 def find_task_fault(spec: TaskSpec) -> str | None:

@@ -63,13 +63,7 @@ def make_adagrad(
 
     `adaptivity`, positive, bounds how much a step can grow; in units of the model's weights.
     """
-    return ServerOptimizer(
-        OptimizerName.ADAGRAD,
-        _scale(learning_rate),
-        _scale(momentum),
-        0,
-        _scale_positive("adaptivity", adaptivity),
-    )
+    return _make_adaptive(OptimizerName.ADAGRAD, learning_rate, momentum, 0.0, adaptivity)
 
 
 def make_adam(
@@ -80,13 +74,8 @@ def make_adam(
     adaptivity: float = 0.001,
 ) -> ServerOptimizer:
     """Return FedAdam: as `make_adagrad`, with squares that fade by `second_moment_decay`."""
-    return ServerOptimizer(
-        OptimizerName.ADAM,
-        _scale(learning_rate),
-        _scale(momentum),
-        _scale(second_moment_decay),
-        _scale_positive("adaptivity", adaptivity),
-    )
+    name = OptimizerName.ADAM
+    return _make_adaptive(name, learning_rate, momentum, second_moment_decay, adaptivity)
 
 
 def make_yogi(
@@ -97,8 +86,19 @@ def make_yogi(
     adaptivity: float = 0.001,
 ) -> ServerOptimizer:
     """Return FedYogi: as `make_adam`, with squares that fade no faster than they grow."""
+    name = OptimizerName.YOGI
+    return _make_adaptive(name, learning_rate, momentum, second_moment_decay, adaptivity)
+
+
+def _make_adaptive(
+    name: OptimizerName,
+    learning_rate: float,
+    momentum: float,
+    second_moment_decay: float,
+    adaptivity: float,
+) -> ServerOptimizer:
     return ServerOptimizer(
-        OptimizerName.YOGI,
+        name,
         _scale(learning_rate),
         _scale(momentum),
         _scale(second_moment_decay),
