@@ -55,7 +55,7 @@ from node.mempool.mempool import Mempool
 from node.mempool.verifier import TransactionVerifier
 from node.metrics import Metrics
 from node.reporting import Reporter
-from node.uploads import OPEN_PART, Uploads
+from node.uploads import ROOM_PART, Uploads
 from p2p.network import Network, PeerId
 from store.chain_store import ChainStore
 from store.database import Database
@@ -197,7 +197,7 @@ class Node:
             events=self._events,
             metrics=self._reporter.metrics,
             signer=signer,
-            uploads=_make_uploads(config, storage, self._retention, now_ms),
+            uploads=self._make_uploads(config, storage, now_ms),
             now_ms=now_ms,
         )
 
@@ -222,6 +222,13 @@ class Node:
         )
         self._mempool.large.announced = announcements
         return announcements
+
+    def _make_uploads(
+        self, config: Config, storage: NodeStorage, now_ms: Callable[[], int]
+    ) -> Uploads:
+        is_named, release = self._mempool.names_payload, self._retention.release
+        limits = config.mempool.payload_bytes_max, config.storage.payload_bytes_max // ROOM_PART
+        return Uploads(storage.payloads, *limits, is_named, release, now_ms)
 
     def _make_reactor(self, storage: NodeStorage, parts: ConsensusParts) -> Reactor:
         return Reactor(
@@ -425,14 +432,6 @@ def _make_retention(
         ),
         bytes_max,
     )
-
-
-def _make_uploads(
-    config: Config, storage: NodeStorage, retention: Retention, now_ms: Callable[[], int]
-) -> Uploads:
-    bytes_max = config.mempool.payload_bytes_max
-    open_bytes_max = config.storage.payload_bytes_max // OPEN_PART
-    return Uploads(storage.payloads, bytes_max, open_bytes_max, retention.release, now_ms)
 
 
 def make_timeouts(config: Config) -> TimeoutConfig:

@@ -28,10 +28,11 @@ from store.payload_contract import Payloads
 
 UPLOADS_MAX: Final = 64
 """Uploads of own users that are open at a time, beside what the node pulls from its peers."""
-OPEN_PART: Final = 4
-"""All uploads that are open take at most one part in so many of the payload store's room, or one
-payload's if that is more: room is kept for an upload from its beginning on, and the chain needs
-some."""
+WAITING_MAX: Final = 1_024
+"""Whole uploads that wait for a transaction that names them."""
+ROOM_PART: Final = 4
+"""What is open and what waits takes at most one part in so many of the payload store's room, or one
+payload's if that is more: the chain needs the rest. Room is kept from an upload's beginning on."""
 KEPT_MS: Final = 600_000
 """How long a whole upload waits for a transaction that names it, in block time."""
 WRITES_MAX: Final = 4
@@ -70,13 +71,15 @@ class Uploads:
     ----------
     payloads : Payloads
         Where they go.
-    bytes_max, open_bytes_max : int
-        The most bytes of one, and of all together that are open.
+    bytes_max, room_bytes_max : int
+        The most bytes of one, and of all together that are open or wait.
+    is_named : callable
+        Tells whether a pending transaction names a payload.
     release : callable
         Lets payloads go at a time, in milliseconds, unless they are needed by then.
     now_ms : callable
         The wall clock, in milliseconds.
-    uploads_max, kept_ms : int
+    uploads_max, waiting_max, kept_ms : int
         The limits.
     """
 
@@ -84,21 +87,27 @@ class Uploads:
         self,
         payloads: Payloads,
         bytes_max: int,
-        open_bytes_max: int,
+        room_bytes_max: int,
+        is_named: Callable[[Hash], bool],
         release: Callable[[Iterable[Hash], int], None],
         now_ms: Callable[[], int],
         *,
         uploads_max: int = UPLOADS_MAX,
+        waiting_max: int = WAITING_MAX,
         kept_ms: int = KEPT_MS,
     ) -> None:
         self._payloads = payloads
         self._bytes_max = bytes_max
-        self._open_bytes_max = max(open_bytes_max, bytes_max)
+        self._room_bytes_max = max(room_bytes_max, bytes_max)
+        self._is_named = is_named
         self._release = release
         self._now_ms = now_ms
         self._uploads_max = uploads_max
+        self._waiting_max = waiting_max
         self._kept_ms = kept_ms
         self._open: dict[Hash, int] = {}
+        # Sizes, and until when they wait.
+        self._waiting: dict[Hash, tuple[int, int]] = {}
         # As many as there are requests at a time, and so are the writers.
         self._beginning: Counter[Hash] = Counter()
         self._writing = trio.CapacityLimiter(WRITES_MAX)
@@ -110,6 +119,13 @@ class Uploads:
         self._forget_ended()
         return len(self._open)
 
+    def notice_submission(self) -> None:
+        """Let go of those that a pending transaction names by now: the chain's limits hold them."""
+        now_ms = self._now_ms()
+        for payload_hash, (_, until_ms) in list(self._waiting.items()):
+            if until_ms <= now_ms or self._is_named(payload_hash):
+                del self._waiting[payload_hash]
+
     async def begin(self, size: int, chunk_hashes: Sequence[Hash]) -> UploadState:
         """Begin an upload, or tell where it stands.
 
@@ -117,8 +133,8 @@ class Uploads:
         ------
         TransactionError
             `too_large`, `payload_mismatch` if there are too many or too few hashes for the size, or
-            it is arriving with another, `quota_exceeded` if too many uploads are open or they are
-            too large together, `mempool_full` if there is no room.
+            it is arriving with another, `quota_exceeded` if too many uploads are open or wait to be
+            named, or have too many bytes together, `mempool_full` if there is no room.
         """
         if size > self._bytes_max:
             raise TransactionError(
@@ -173,7 +189,7 @@ class Uploads:
                 self._write, partial, index, chunk, limiter=self._writing
             )
         if is_whole:
-            self._note_whole(payload_hash)
+            self._note_whole(payload_hash, size)
 
     async def _find(self, payload_hash: Hash) -> tuple[PartialPayload | None, int | None]:
         """Return what is here of a payload: arriving with its size, stored with its size, or not.
@@ -215,12 +231,14 @@ class Uploads:
             # After a restart, this reads what is there.
             missing = await trio.to_thread.run_sync(_go_on, partial, limiter=self._writing)
         if not missing:
-            self._note_whole(partial.payload_hash)
+            self._note_whole(partial.payload_hash, partial.size)
         return UploadState(partial.payload_hash, partial.size, missing)
 
-    def _note_whole(self, payload_hash: Hash) -> None:
+    def _note_whole(self, payload_hash: Hash, size: int) -> None:
         self._open.pop(payload_hash, None)
-        self._release([payload_hash], self._now_ms() + self._kept_ms)
+        until_ms = self._now_ms() + self._kept_ms
+        self._waiting[payload_hash] = size, until_ms
+        self._release([payload_hash], until_ms)
 
     def _check_room(self, payload_hash: Hash, size: int) -> None:
         """Raise `quota_exceeded` if one more upload would be too many, or too much."""
@@ -232,12 +250,22 @@ class Uploads:
                 ErrorCode.QUOTA_EXCEEDED,
                 f"{self._uploads_max} uploads are open already: finish one, or try again later.",
             )
-        taken = sum(self._open.values())
-        if taken + size > self._open_bytes_max:
+        self.notice_submission()
+        waiting = [size for size, _ in self._waiting.values()]
+        # Those that are open will wait, too.
+        if len(waiting) + len(self._open) >= self._waiting_max:
             raise TransactionError(
                 ErrorCode.QUOTA_EXCEEDED,
-                f"Uploads that are open have {taken} bytes already, and with {size} more it would "
-                f"be over {self._open_bytes_max}: finish one, or try again later.",
+                f"{len(waiting)} uploads wait for a transaction already: submit those that name "
+                "them, or try again later.",
+            )
+        taken = sum(self._open.values()) + sum(waiting)
+        if taken + size > self._room_bytes_max:
+            raise TransactionError(
+                ErrorCode.QUOTA_EXCEEDED,
+                f"Uploads that no transaction names have {taken} bytes already, and with {size} "
+                f"more it would be over {self._room_bytes_max}: submit the transactions that name "
+                "them, or try again later.",
             )
 
     def _forget_ended(self) -> None:

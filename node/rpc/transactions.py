@@ -70,6 +70,7 @@ async def submit(request: AnyRequest, node: Node) -> Response[bytes]:
     body = await request.body()
     raw, payload = _read_submission(get_media_type(request), body)
     outcome = await node.services.mempool.submit_local(raw, payload)
+    node.services.uploads.notice_submission()
     submitted = answers.Submitted(outcome.hash.hex(), outcome.status)
     return answer(submitted, 202 if outcome.is_new else 200)
 
@@ -93,6 +94,7 @@ async def submit_batch(request: AnyRequest, node: Node) -> Response[bytes]:
             error, f"MessagePack of at most {SUBMISSIONS_MAX} pairs [transaction, payload or nil]"
         ) from error
     outcomes = await node.services.mempool.submit_local_many(batch)
+    node.services.uploads.notice_submission()
     if is_message_pack_accepted(request):
         packed = [_pack(raw, each) for (raw, _), each in zip(batch, outcomes, strict=True)]
         return Response(msgspec.msgpack.encode({"results": packed}), media_type=MESSAGE_PACK)

@@ -33,13 +33,16 @@ class World:
 
     def __init__(self, **limits: int) -> None:
         self.payloads = MemoryPayloadStore()
+        self.named: set[Hash] = set()
+        self.now_ms = 1_000
         self.released: list[tuple[list[Hash], int]] = []
         self.uploads = Uploads(
             self.payloads,
             1 << 22,
             3 << 22,
+            self.named.__contains__,
             lambda hashes, due: self.released.append((list(hashes), due)),
-            lambda: 1_000,
+            lambda: self.now_ms,
             **limits,
         )
 
@@ -92,7 +95,7 @@ async def test_open_uploads_take_so_much_room_together() -> None:
     hashes = [tuple(compute_chunk_hashes(bytes([number]) * lies[number])) for number in range(3)]
     for number in range(3):
         await world.uploads.begin(lies[number], hashes[number])
-    with pytest.raises(TransactionError, match="Uploads that are open have") as refused:
+    with pytest.raises(TransactionError, match="Uploads that no transaction names have") as refused:
         await world.uploads.begin(len(DATA), compute_chunk_hashes(DATA))
     assert refused.value.code is ErrorCode.QUOTA_EXCEEDED
     await world.uploads.begin(lies[0], hashes[0])
@@ -100,6 +103,42 @@ async def test_open_uploads_take_so_much_room_together() -> None:
     assert partial is not None
     partial.abandon()
     await world.uploads.begin(len(DATA), compute_chunk_hashes(DATA))
+
+
+async def upload(world: World, data: bytes) -> Hash:
+    state = await world.uploads.begin(len(data), compute_chunk_hashes(data))
+    for index in state.missing:
+        chunk = data[index * CHUNK_BYTES : (index + 1) * CHUNK_BYTES]
+        await world.uploads.put_chunk(state.payload_hash, index, chunk)
+    return state.payload_hash
+
+
+@pytest.mark.parametrize("way", ["named", "late"])
+async def test_whole_uploads_that_nobody_names_take_so_much_room_together(way: str) -> None:
+    world = World()
+    payloads = [await upload(world, bytes([number]) * (4 << 20)) for number in range(3)]
+    with pytest.raises(TransactionError, match="no transaction names have 12582912 bytes"):
+        await upload(world, DATA)
+    if way == "named":
+        world.named.add(payloads[1])
+        world.uploads.notice_submission()
+        world.named.clear()
+    else:
+        world.now_ms += KEPT_MS
+    await upload(world, DATA)
+    assert world.payloads.has(HASH)
+
+
+async def test_so_many_whole_uploads_wait_at_a_time() -> None:
+    world = World(waiting_max=3)
+    first = await upload(world, b"0")
+    for data in (b"1", b"2"):
+        await upload(world, data)
+    with pytest.raises(TransactionError, match="3 uploads wait") as refused:
+        await upload(world, b"3")
+    assert refused.value.code is ErrorCode.QUOTA_EXCEEDED
+    world.named.add(first)
+    await upload(world, b"3")
 
 
 async def test_uploads_that_begin_at_once_are_counted_as_well() -> None:
