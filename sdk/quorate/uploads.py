@@ -36,7 +36,8 @@ RIDES_ALONG_BYTES_MAX: Final = 64 << 10
 CHUNKS_AT_ONCE: Final = 4
 """Chunks of one upload that are on their way at a time."""
 ATTEMPTS_MAX: Final = 8
-"""How often in a row the node may be gone, or have dropped the upload, without a chunk done."""
+"""How often in a row the node may be gone, or have dropped the upload, without a chunk done; and
+how often in all it may lack chunks that it has taken."""
 SENDS_MAX: Final = 3
 """How often a payload is uploaded for one transaction."""
 
@@ -66,12 +67,14 @@ def upload_payload(
     RpcError
         If the node refuses it: it is too large, there is no room, a chunk is not what its hash
         says.
+    ProtocolError
+        If the node answers for another payload, or forgets again and again what it has taken.
     ConnectionFailedError
         If the node stays away. Uploading again goes on where this ended.
     """
     yield from run_function(lambda: source.chunk_hashes)
     count: TransferCount | None = None
-    attempt = 0
+    attempt = losses = 0
     while True:
         try:
             info = yield from perform(endpoint, begin_upload(source, task_id))
@@ -81,6 +84,9 @@ def upload_payload(
             if count is None:
                 count = TransferCount("upload", done, source.size, on_progress)
             elif done != count.bytes_done:
+                losses += done < count.bytes_done
+                if losses >= ATTEMPTS_MAX:
+                    raise ProtocolError("the node lacks chunks that it has taken, time and again")
                 count.set(done)
             if info.is_complete:
                 return info

@@ -118,6 +118,22 @@ def test_a_node_that_drops_every_upload_is_given_up(client: Client, node: FakeNo
     assert begun == ATTEMPTS_MAX
 
 
+def test_a_node_that_takes_chunks_and_forgets_them_is_given_up(
+    client: Client, node: FakeNode
+) -> None:
+    def forget(_number: int) -> None:
+        for upload in node.payloads.uploads.values():
+            upload.chunks.clear()
+        if count_puts(node) > 100 * ATTEMPTS_MAX:
+            raise AssertionError("it is never given up")
+
+    fail_puts(node, forget)
+    with pytest.raises(ProtocolError, match="lacks chunks that it has taken"):
+        client.upload(DATA)
+    begun = sum(request == "POST /v1/payloads" for request in node.requests)
+    assert begun == ATTEMPTS_MAX + 1
+
+
 @pytest.mark.parametrize("code", ["payload_mismatch", "too_large"])
 def test_a_refused_chunk_ends_the_upload(client: Client, node: FakeNode, code: str) -> None:
     fail_puts(node, lambda _number: problem(422, code))
