@@ -1,7 +1,8 @@
 """Payloads that the state needs no more, until their time is over.
 
 Owns the queues of released payloads and of superseded weights, by the block time at which each may
-go, in a database so that a restart knows them. Superseded weights are kept for whoever asks for
+go, in a database so that a restart knows them. Who is in them several times, as pulled and then as
+decided, goes with the last of these times. Superseded weights are kept for whoever asks for
 those of an earlier block: they make room, the oldest first, when the payload store fills up. Never
 drops what the state or a pending transaction needs: it asks first.
 """
@@ -54,6 +55,11 @@ class Retention:
         self._is_needed = is_needed
         self._get_pending = get_pending
         self._bytes_max = bytes_max
+        # As many as there are stored payloads to let go.
+        self._last_due_ms: dict[Hash, int] = {}
+        for prefix in (_PREFIX, _WEIGHTS_PREFIX):
+            for key, _ in database.iterate(prefix, _get_end(prefix)):
+                self._note_due(*_decode(key))
 
     def release(self, payload_hashes: Iterable[Hash], due_ms: int) -> None:
         """Let payloads go at a block time, in milliseconds."""
@@ -77,6 +83,7 @@ class Retention:
         batch = Batch()
         for payload_hash in payload_hashes:
             batch.put(prefix + due_ms.to_bytes(_TIME_BYTES, "big") + payload_hash, b"")
+            self._note_due(due_ms, payload_hash)
         if batch.operations:
             self._database.write(batch, sync=False)
 
@@ -87,11 +94,15 @@ class Retention:
         due = prefix + time_ms.to_bytes(_TIME_BYTES, "big")
         pending: frozenset[Hash] | None = None
         for key, _ in self._database.iterate(prefix, _get_end(prefix)):
-            if key >= due and not is_early():
+            if (key >= due and not is_early()) or len(batch.operations) >= DROPPED_PER_BLOCK_MAX:
                 break
-            payload_hash = Hash(key[-HASH_BYTES:])
+            due_ms, payload_hash = _decode(key)
             pending = self._get_pending() if pending is None else pending
             batch.delete(key)
+            if due_ms < self._last_due_ms.get(payload_hash, 0):
+                # It is in a queue once more, with a later time.
+                continue
+            self._last_due_ms.pop(payload_hash, None)
             if self._is_needed(payload_hash):
                 # The state will let it go when its time comes.
                 pass
@@ -99,13 +110,15 @@ class Retention:
                 # Its transaction may be dropped, and nobody would let go of the payload then.
                 again_ms = time_ms + UNDECIDED_KEPT_MS
                 batch.put(prefix + again_ms.to_bytes(_TIME_BYTES, "big") + payload_hash, b"")
+                self._note_due(again_ms, payload_hash)
             elif self._payloads.delete(payload_hash):
                 dropped += 1
-            if len(batch.operations) >= DROPPED_PER_BLOCK_MAX:
-                break
         if batch.operations:
             self._database.write(batch, sync=False)
         return dropped
+
+    def _note_due(self, due_ms: int, payload_hash: Hash) -> None:
+        self._last_due_ms[payload_hash] = max(due_ms, self._last_due_ms.get(payload_hash, 0))
 
     def _is_crowded(self) -> bool:
         limit = self._bytes_max
@@ -125,6 +138,13 @@ class Retention:
         return self._payloads.sweep(
             lambda payload_hash: payload_hash in kept or self._is_needed(Hash(payload_hash))
         )
+
+
+def _decode(key: bytes) -> tuple[int, Hash]:
+    """Return the time and the hash that a key says."""
+    return int.from_bytes(key[-HASH_BYTES - _TIME_BYTES : -HASH_BYTES], "big"), Hash(
+        key[-HASH_BYTES:]
+    )
 
 
 def _get_end(prefix: bytes) -> bytes:

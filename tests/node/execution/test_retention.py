@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import pytest
 from quorate.chain.content import compute_content_hash
 from quorate.chain.ids import Hash
 
@@ -78,6 +79,56 @@ def test_what_is_pending_when_its_time_is_over_is_looked_at_again() -> None:
     assert world.retention.drop_due(10**15) == 0
     world.needed.clear()
     assert world.retention.drop_due(10**15 + 1) == 0
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+@pytest.mark.parametrize("are_weights", [False, True])
+def test_what_was_pulled_stays_as_long_as_what_was_decided(
+    are_weights: bool, is_restarted: bool
+) -> None:
+    """A block has named it, and the state needs it no more, before its first time is over."""
+    world = World(2)
+    world.retention.release_undecided(world.names[0], 1000)
+    release = world.retention.release_weights if are_weights else world.retention.release
+    release(world.names[:1], 3_600_000)
+    if is_restarted:
+        world.open()
+    assert world.retention.drop_due(1001 + UNDECIDED_KEPT_MS) == 0
+    assert world.retention.drop_due(3_600_000) == 0
+    assert list(world.held()) == [0, 1]
+    assert world.retention.drop_due(3_600_001) == 1
+    # Nothing is left of either time.
+    world.names[0] = Hash(world.payloads.put(bytes(2)))
+    assert world.retention.drop_due(10**15) == 0
+    world.retention.release(world.names[:1], 5000)
+    assert world.retention.drop_due(5001) == 1
+
+
+def test_what_was_released_twice_goes_the_second_time() -> None:
+    world = World(1)
+    world.retention.release(world.names, 3000)
+    world.retention.release(world.names, 2000)
+    assert world.retention.drop_due(2001) == 0
+    world.needed.update(world.names)
+    assert world.retention.drop_due(3001) == 0
+    world.needed.clear()
+    world.retention.release(world.names, 4000)
+    assert world.retention.drop_due(4001) == 1
+
+
+def test_one_block_looks_at_so_many_times_that_later_ones_have_replaced() -> None:
+    world = World(DROPPED_PER_BLOCK_MAX + 1)
+    world.retention.release(world.names, 1000)
+    world.retention.release(world.names, 2000)
+    counts = []
+    for _ in range(3):
+        assert world.retention.drop_due(1001) == 0
+        counts.append(sum(1 for _ in world.database.iterate(b"R", b"S")))
+    assert counts == [
+        DROPPED_PER_BLOCK_MAX + 2,
+        DROPPED_PER_BLOCK_MAX + 1,
+        DROPPED_PER_BLOCK_MAX + 1,
+    ]
 
 
 def test_one_block_drops_so_many_and_the_next_the_rest() -> None:
