@@ -52,8 +52,10 @@ async def heal(world: "World") -> None:
     for machine in world.machines:
         machine.skew_ms = max(-HEALED_SKEW_MS, min(HEALED_SKEW_MS, machine.skew_ms))
         machine.pace.lag_s = min(HEALED_LAG_S, machine.pace.lag_s)
-        machine.disk.power.writes_left = machine.disk.power.room = None
-        if machine.disk.power.is_off or not machine.is_up:
+        power = machine.disk.power
+        power.writes_left = power.room = None
+        # A node whose disk has been full is on its way down, however long a slow one takes.
+        if power.is_off or power.has_refused or not machine.is_up:
             await world.crash(machine, has_power_failed=True)
             await world.start(machine)
 
