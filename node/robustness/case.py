@@ -142,7 +142,8 @@ class IntegerServer:
         )
         self._previous = result.vector
         tensors = self._schema.tensors
-        self._weights = apply_optimizer(SGD, tensors, self._weights, b"", result.vector).weights
+        step = apply_optimizer(SGD, tensors, self._weights, b"", result.vector)
+        self._weights = bytes(step.weights)
         self._steps += 1
         self.saturated += result.saturated
 

@@ -153,7 +153,7 @@ def _train(
             saturated += encoded.saturated
             updates.append(decode_update(encoded.data, layout))
         vector = aggregate(rule, updates).vector
-        weights = apply_optimizer(SGD, schema.tensors, weights, b"", vector).weights
+        weights = bytes(apply_optimizer(SGD, schema.tensors, weights, b"", vector).weights)
     return compute_accuracy(cast("Model", schema.decode_weights(weights)), held_out), saturated
 
 
