@@ -351,9 +351,12 @@ class Node:
             If the node must stop; in an exception group.
         """
         restored = await self._mempool.restore()
-        height, log = self.services.executor.position.height, HeightLog(self.services.storage.log)
-        swept = self._retention.sweep(find_logged_payloads(log, height))
-        _log.info("starting", height=height, swept=swept, restored=restored)
+        position, log = self.services.executor.position, HeightLog(self.services.storage.log)
+        released = self._retention.release_unknown(
+            position.time_ms + position.parameters.payload_retain_ms,
+            find_logged_payloads(log, position.height),
+        )
+        _log.info("starting", height=position.height, released=released, restored=restored)
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._run_network)

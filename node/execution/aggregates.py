@@ -50,7 +50,8 @@ class BackgroundAggregates:
     store : callable, optional
         Called in the worker's thread with the weights and the optimizer's state of a result before
         anybody sees it, so that what takes long about storing them is over when a block decides
-        them: the event loop then finds them stored. What is never decided is swept at a start.
+        them: the event loop then finds them stored. What is never decided
+        goes some time after the next start.
     """
 
     def __init__(self, store: Callable[[bytes | memoryview], object] | None = None) -> None:

@@ -124,20 +124,32 @@ class Retention:
         limit = self._bytes_max
         return limit is not None and self._payloads.bytes_total > CROWDED_PART * limit
 
-    def sweep(self, voted: frozenset[Hash] = frozenset()) -> int:
-        """Drop every payload that nobody knows: not state, queue, mempool, nor a voted-for block.
+    def release_unknown(self, due_ms: int, voted: frozenset[Hash] = frozenset()) -> int:
+        """Let every payload go that nobody knows: not state, queue, mempool, nor a voted-for block.
 
-        Called at start, with the payloads named by the blocks in the log in `voted`.
+        A power failure may have taken from the queue what the last blocks have released. Others
+        still need that to execute these blocks, so it stays as if it was released now.
+
+        Parameters
+        ----------
+        due_ms : int
+            The block time at which they go.
+        voted : frozenset of bytes, optional
+            The payloads named by the blocks in the log.
+
+        Returns
+        -------
+        int
+            How many.
         """
-        retained = {
-            key[-HASH_BYTES:]
-            for prefix in (_PREFIX, _WEIGHTS_PREFIX)
-            for key, _ in self._database.iterate(prefix, _get_end(prefix))
-        }
-        kept = retained | self._get_pending() | voted
-        return self._payloads.sweep(
-            lambda payload_hash: payload_hash in kept or self._is_needed(Hash(payload_hash))
-        )
+        known = set(self._last_due_ms) | self._get_pending() | voted
+        unknown = [
+            name
+            for payload_hash in self._payloads.iterate_hashes()
+            if (name := Hash(payload_hash)) not in known and not self._is_needed(name)
+        ]
+        self.release(unknown, due_ms)
+        return len(unknown)
 
 
 def _decode(key: bytes) -> tuple[int, Hash]:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import trio
-from quorate.chain.errors import ErrorCode, TransactionError
+from quorate.chain.errors import ErrorCode, StorageError, TransactionError
 from quorate.chain.genesis import GenesisAccount
 from quorate.chain.ids import Hash
 from quorate.chain.keys import PrivateKey
@@ -24,7 +24,6 @@ from quorate.chain.transaction import (
 
 from ledger.state import State
 from node.mempool.door import SubmitStatus
-from store.errors import DiskFull
 from tests.simulation.disk import PowerLoss
 from tests.simulation.machines import Machine, SimNode, make_key
 from tests.simulation.promises import Promise, Promises
@@ -170,8 +169,12 @@ class Users:
                 return compute_transaction_hash(raw)
         except TransactionError as error:
             self.refused[error.code] += 1
-        except (PowerLoss, DiskFull):
+        except PowerLoss:
             pass
+        except StorageError:
+            # A full disk takes nothing; anything else wrong with it is a fault of the program.
+            if not machine.disk.power.has_refused:
+                raise
         return None
 
     def _find_home(self, user: User) -> Machine | None:

@@ -142,18 +142,30 @@ def test_a_restart_keeps_the_queue() -> None:
     world = World(2)
     world.retention.release(world.names[:1], 1000)
     world.open()
-    assert world.retention.sweep() == 1
-    assert list(world.held()) == [0]
     assert world.retention.drop_due(2000) == 1
+    assert list(world.held()) == [1]
 
 
-def test_a_sweep_takes_only_what_nobody_knows() -> None:
-    world = World(5)
-    world.retention.release(world.names[:1], 1000)
+def test_only_what_nobody_knows_is_released_at_start() -> None:
+    world = World(6)
+    world.retention.release(world.names[:1], 9000)
+    world.retention.release_weights(world.names[5:], 9000)
     world.needed.add(world.names[1])
     world.pending = frozenset(world.names[2:3])
-    assert world.retention.sweep(frozenset(world.names[3:4])) == 1
-    assert list(world.held()) == [0, 1, 2, 3]
+    assert world.retention.release_unknown(1000, frozenset(world.names[3:4])) == 1
+    assert world.retention.drop_due(1001) == 1
+    assert list(world.held()) == [0, 1, 2, 3, 5]
+
+
+def test_what_a_power_failure_took_from_the_queue_stays_as_long_as_others_need_it() -> None:
+    world = World(1)
+    world.retention.release(world.names, 5000)
+    world.database = MemoryDatabase()
+    world.open()
+    assert world.retention.release_unknown(5000) == 1
+    assert world.retention.drop_due(5000) == 0
+    assert world.retention.drop_due(5001) == 1
+    assert world.retention.release_unknown(6000) == 0
 
 
 def test_a_payload_that_is_gone_already_is_no_error() -> None:
@@ -171,7 +183,7 @@ def test_weights_go_when_their_time_is_over() -> None:
     assert world.retention.drop_due(1500) == 1
     assert list(world.held()) == [0, 1, 3]
     world.open()
-    assert world.retention.sweep(frozenset(world.names[3:])) == 0
+    assert world.retention.release_unknown(0, frozenset(world.names[3:])) == 0
     world.needed.add(world.names[0])
     assert world.retention.drop_due(2001) == 1
     assert list(world.held()) == [0, 3]
