@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import trio
 from quorate.chain.announcement import sign_announcement
-from quorate.chain.content import CHUNK_BYTES, compute_content_hash
+from quorate.chain.content import CHUNK_BYTES, compute_content_hash, get_chunk_size
 from quorate.chain.errors import ErrorCode
+from quorate.chain.ids import Hash
 from quorate.chain.transaction import (
     CreateTask,
     SubmitUpdate,
@@ -25,7 +26,7 @@ from node.exchange.messages import (
 )
 from node.rpc.figures import collect_figures
 from p2p.network import SCORE_MAX, PeerGone, PeerId, Priority
-from tests.node.cluster import CHAIN_ID, now_ms, open_cluster, sign
+from tests.node.cluster import CHAIN_ID, Cluster, now_ms, open_cluster, sign
 from tests.node.hostile import LIAR, Hostile, get_score, open_attacked
 from tests.node.test_training import Trainer
 
@@ -110,15 +111,20 @@ async def _refuse(*_: object, **__: object) -> bytes:
 
 
 class Liar(Hostile):
-    """Announces every payload at once, has none, and answers with other bytes."""
+    """Announces every payload at once, has none, and answers with as many other bytes."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        super().__init__(cluster)
+        self.sizes: dict[Hash, int] = {}
 
     def on_message(self, peer: PeerId, priority: Priority, body: bytes) -> None:  # noqa: ARG002
         message = decode_message(body)
         if not isinstance(message, TransactionsMessage):
             return
         bodies = [decode_transaction(e.transaction).transaction.body for e in message.entries]
-        names = [b.payload_hash for b in bodies if isinstance(b, SubmitUpdate | CreateTask)]
-        for name in names:
+        named = [each for each in bodies if isinstance(each, SubmitUpdate | CreateTask)]
+        self.sizes |= {each.payload_hash: each.payload_size for each in named}
+        for name in dict.fromkeys(each.payload_hash for each in named):
             made = sign_announcement(LIAR, CHAIN_ID, now_ms(), (name,))
             lie = encode_message(PayloadAnnouncementsMessage((made,)))
             self.network.broadcast(Priority.MEMPOOL, lie)
@@ -126,7 +132,7 @@ class Liar(Hostile):
     async def handle_request(self, peer: PeerId, body: bytes) -> bytes:
         request = decode_request(body)
         if isinstance(request, GetChunk):
-            return bytes(CHUNK_BYTES)
+            return bytes(get_chunk_size(self.sizes[request.payload_hash], request.index))
         if isinstance(request, GetChunkHashes):
             return b"\xc1"
         return await super().handle_request(peer, body)
