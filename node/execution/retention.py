@@ -16,6 +16,8 @@ from store.payload_contract import Payloads
 
 _PREFIX = b"R"
 _WEIGHTS_PREFIX = b"W"
+_LAST_PREFIX = b"L"
+"""Payload to the latest of its times, which are as many as payloads in an hour: on the disk."""
 _TIME_BYTES = 8
 CROWDED_PART = 0.75
 """The part of the payload store's limit above which superseded weights go before their time."""
@@ -55,11 +57,6 @@ class Retention:
         self._is_needed = is_needed
         self._get_pending = get_pending
         self._bytes_max = bytes_max
-        # As many as there are stored payloads to let go.
-        self._last_due_ms: dict[Hash, int] = {}
-        for prefix in (_PREFIX, _WEIGHTS_PREFIX):
-            for key, _ in database.iterate(prefix, _get_end(prefix)):
-                self._note_due(*_decode(key))
 
     def release(self, payload_hashes: Iterable[Hash], due_ms: int) -> None:
         """Let payloads go at a block time, in milliseconds."""
@@ -82,43 +79,48 @@ class Retention:
     def _put(self, prefix: bytes, payload_hashes: Iterable[Hash], due_ms: int) -> None:
         batch = Batch()
         for payload_hash in payload_hashes:
-            batch.put(prefix + due_ms.to_bytes(_TIME_BYTES, "big") + payload_hash, b"")
-            self._note_due(due_ms, payload_hash)
+            self._put_one(batch, prefix, payload_hash, due_ms)
         if batch.operations:
             self._database.write(batch, sync=False)
 
     def _drop(self, prefix: bytes, time_ms: int, is_early: Callable[[], bool]) -> int:
         """Drop what a queue has that is due, and more of it for as long as that is wanted."""
         batch = Batch()
-        dropped = 0
+        dropped = looked = 0
         due = prefix + time_ms.to_bytes(_TIME_BYTES, "big")
         pending: frozenset[Hash] | None = None
         for key, _ in self._database.iterate(prefix, _get_end(prefix)):
-            if (key >= due and not is_early()) or len(batch.operations) >= DROPPED_PER_BLOCK_MAX:
+            if (key >= due and not is_early()) or looked >= DROPPED_PER_BLOCK_MAX:
                 break
+            looked += 1
             due_ms, payload_hash = _decode(key)
             pending = self._get_pending() if pending is None else pending
             batch.delete(key)
-            if due_ms < self._last_due_ms.get(payload_hash, 0):
+            if due_ms < self._get_last_due(payload_hash):
                 # It is in a queue once more, with a later time.
                 continue
-            self._last_due_ms.pop(payload_hash, None)
+            batch.delete(_LAST_PREFIX + payload_hash)
             if self._is_needed(payload_hash):
                 # The state will let it go when its time comes.
                 pass
             elif payload_hash in pending:
                 # Its transaction may be dropped, and nobody would let go of the payload then.
                 again_ms = time_ms + UNDECIDED_KEPT_MS
-                batch.put(prefix + again_ms.to_bytes(_TIME_BYTES, "big") + payload_hash, b"")
-                self._note_due(again_ms, payload_hash)
+                self._put_one(batch, prefix, payload_hash, again_ms)
             elif self._payloads.delete(payload_hash):
                 dropped += 1
         if batch.operations:
             self._database.write(batch, sync=False)
         return dropped
 
-    def _note_due(self, due_ms: int, payload_hash: Hash) -> None:
-        self._last_due_ms[payload_hash] = max(due_ms, self._last_due_ms.get(payload_hash, 0))
+    def _put_one(self, batch: Batch, prefix: bytes, payload_hash: Hash, due_ms: int) -> None:
+        due = due_ms.to_bytes(_TIME_BYTES, "big")
+        batch.put(prefix + due + payload_hash, b"")
+        if due_ms >= self._get_last_due(payload_hash):
+            batch.put(_LAST_PREFIX + payload_hash, due)
+
+    def _get_last_due(self, payload_hash: Hash) -> int:
+        return int.from_bytes(self._database.get(_LAST_PREFIX + payload_hash) or b"", "big")
 
     def _is_crowded(self) -> bool:
         limit = self._bytes_max
@@ -142,7 +144,12 @@ class Retention:
         int
             How many.
         """
-        known = set(self._last_due_ms) | self._get_pending() | voted
+        queued = (
+            _decode(key)[1]
+            for prefix in (_PREFIX, _WEIGHTS_PREFIX)
+            for key, _ in self._database.iterate(prefix, _get_end(prefix))
+        )
+        known = self._get_pending().union(voted, queued)
         unknown = [
             name
             for payload_hash in self._payloads.iterate_hashes()
