@@ -231,8 +231,10 @@ def _start_node(node: WrittenNode) -> NodeProcess:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=make_environment(os.environ),
-            # Ctrl-C in the terminal is for the process that started the nodes; it stops them.
-            start_new_session=True,
+            # Ctrl-C in the terminal is for the process that started the nodes; it stops them. A
+            # group will do: Linux shares processors out by session first, so in sessions of their
+            # own one node's aggregation would not give way to another's consensus.
+            process_group=0,
         )
     return NodeProcess(node, process, log_file)
 

@@ -14,9 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Final, TypeVar
 
-NICENESS: Final = 10
-"""Linux gives a thread of this niceness about a tenth of what one of the event loop's gets, when
-both want a processor all the time; so it cannot starve."""
+NICENESS: Final = 15
+"""Linux gives a thread of this niceness about a thirtieth of what one of the event loop's gets,
+when both want a processor all the time; so it cannot starve."""
 
 T = TypeVar("T")
 

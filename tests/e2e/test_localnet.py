@@ -80,6 +80,9 @@ def test_no_node_outlives_its_localnet(tmp_path: Path, number: signal.Signals) -
     with run_localnet(tmp_path / "net") as process:
         children = find_children(process.pid)
         assert len(children) == 2
+        # Out of reach of the terminal's Ctrl-C, and of one session, in which priorities count.
+        assert {os.getsid(child) for child in children} == {os.getsid(process.pid)}
+        assert len({os.getpgid(pid) for pid in (process.pid, *children)}) == 3
         process.send_signal(number)
         process.wait(GONE_SECONDS_MAX)
         wait_until_gone(children)
