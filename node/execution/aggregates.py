@@ -8,6 +8,7 @@ decides when a round seals; a result that is not ready yet is simply None, and n
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from weakref import WeakValueDictionary
 
 import structlog
 import trio
@@ -26,6 +27,8 @@ from node.execution.low_priority import compute_at_low_priority
 CACHED_MAX = 3 * RESULTS_PER_BLOCK_MAX
 """Results remembered: all of a block's, and of a few candidates that differ in theirs."""
 CACHED_BYTES_MAX = 4 * RESULT_BYTES_PER_BLOCK_MAX
+"""Bytes of these together; a larger one is remembered until the next. What is held elsewhere, as
+`FrozenRounds` holds what waits for a block, is found again whatever these limits are."""
 JOBS_MAX = 64
 """Computations that wait for a worker; one more is asked for again later."""
 QUICK_COST_MAX = 1_000_000_000
@@ -34,6 +37,11 @@ INLINE_COST_MAX = 5_000_000
 """Costs (updates x parameters x weight) up to this take about a millisecond: not worth a thread."""
 
 _log = structlog.get_logger("aggregates")
+
+
+def is_quick(inputs: AggregateInputs) -> bool:
+    """Tell whether the quick worker computes a result, or the slow one."""
+    return _compute_cost(inputs) <= QUICK_COST_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +65,7 @@ class BackgroundAggregates:
     def __init__(self, store: Callable[[bytes | memoryview], object] | None = None) -> None:
         self._store = store
         self._results: dict[Hash, AggregateOutput] = {}
+        self._held: WeakValueDictionary[Hash, AggregateOutput] = WeakValueDictionary()
         self._pending: dict[Hash, PendingError] = {}
         self._running: set[Hash] = set()
         self._to_quick, self._quick = trio.open_memory_channel[_Job](JOBS_MAX)
@@ -73,10 +82,10 @@ class BackgroundAggregates:
         PendingError
             If a payload it needs is not here.
         """
-        known = self._results.get(inputs.key)
+        known = self._held.get(inputs.key)
         if known is not None:
             return known
-        cost = compute_cost(inputs.rule, len(inputs.updates), inputs.dimension)
+        cost = _compute_cost(inputs)
         if cost <= INLINE_COST_MAX:
             return self._keep(inputs.key, compute())
         if inputs.key in self._pending:
@@ -120,7 +129,7 @@ class BackgroundAggregates:
         return result
 
     def _keep(self, key: Hash, result: AggregateOutput) -> AggregateOutput:
-        self._results[key] = result
+        self._results[key] = self._held[key] = result
         while len(self._results) > CACHED_MAX or (
             len(self._results) > 1 and self._cached_bytes() > CACHED_BYTES_MAX
         ):
@@ -129,3 +138,7 @@ class BackgroundAggregates:
 
     def _cached_bytes(self) -> int:
         return sum(len(r.weights) + len(r.optimizer_state) for r in self._results.values())
+
+
+def _compute_cost(inputs: AggregateInputs) -> int:
+    return compute_cost(inputs.rule, len(inputs.updates), inputs.dimension)

@@ -1,9 +1,11 @@
 """The frozen training rounds, and which of them have a result that a block could carry now.
 
 Owns the asking for their aggregates: as soon as a block has sealed a set too costly for it, every
-node computes, so that whoever proposes later has the result, and whoever judges it too. Never
-decides what a result is, and never waits: a round whose result is not here stays frozen, and holds
-up neither other rounds nor blocks.
+node computes, so that whoever proposes later has the result, and whoever judges it too. Holds each
+result until a block has carried it: results that push each other out of a cache would be computed
+for ever, and at each moment every node would have another one. Never decides what a result is, and
+never waits: a round whose result is not here stays frozen, and holds up neither other rounds nor
+blocks.
 """
 
 import math
@@ -14,14 +16,23 @@ from typing import Final
 from quorate.chain.errors import PendingError
 from quorate.chain.ids import Hash
 
-from ledger.aggregates import AggregateInputs, AggregateSource, compute_aggregate
+from ledger.aggregates import (
+    RESULT_BYTES_PER_BLOCK_MAX,
+    AggregateInputs,
+    AggregateOutput,
+    AggregateSource,
+    compute_aggregate,
+    compute_result_bytes,
+)
 from ledger.context import PayloadSource
 from ledger.queries import get_frozen_inputs
+from node.execution.aggregates import is_quick
 from node.execution.executor import Executor
 
 READY_MAX: Final = 4
-"""Results that wait for a block at a time; while there are as many, no others are asked for, so
-that they are still remembered when their block comes."""
+"""Results that wait for a block at a time; while there are as many, no others are asked for. Of
+those over `RESULT_BYTES_PER_BLOCK_MAX`, of which a block carries one, each of the two workers is
+asked for one at a time; the others take at most `READY_MAX` times as many bytes together."""
 GRACE_SHARE: Final = 4
 """A result is proposed after one part in so many of the time it took here, once more: by then most
 of the others, who began at the same time, have it as well and can judge the block at once."""
@@ -32,7 +43,7 @@ RETRY_S: Final = 1.0
 
 @dataclass(slots=True)
 class _Round:
-    """A frozen round; `ready_at` is infinite as long as there is no result.
+    """A frozen round; `ready_at` is infinite as long as there is no `output`.
 
     `asked_at` is when it was first asked for, and `paused_until` when it may be asked for again.
     """
@@ -41,6 +52,13 @@ class _Round:
     asked_at: float
     paused_until: float = -math.inf
     ready_at: float = field(default=math.inf)
+    output: AggregateOutput | None = None
+
+    @property
+    def is_large(self) -> bool:
+        inputs = self.inputs
+        size = compute_result_bytes(inputs.rule, inputs.optimizer, inputs.dimension)
+        return size > RESULT_BYTES_PER_BLOCK_MAX
 
 
 class FrozenRounds:
@@ -96,24 +114,39 @@ class FrozenRounds:
                 inputs = get_frozen_inputs(self._executor.state, task_id)
                 if inputs is not None:
                     self._rounds[task_id, number] = _Round(inputs, self._clock())
-        ready_count = sum(frozen.ready_at < math.inf for frozen in self._rounds.values())
-        for frozen in self._rounds.values():
+        self._ask()
+
+    def _ask(self) -> None:
+        """Ask for results, and hold those that have come."""
+        rounds = self._rounds.values()
+        ready_count = sum(frozen.output is not None for frozen in rounds)
+        # The workers with a large one, told apart by whether they are the quick one.
+        busy = {
+            is_quick(frozen.inputs)
+            for frozen in rounds
+            if frozen.output is not None and frozen.is_large
+        }
+        now = self._clock()
+        for frozen in rounds:
             if ready_count >= READY_MAX:
                 return
-            if frozen.ready_at == math.inf and self._is_here(frozen):
-                took_s = self._clock() - frozen.asked_at
-                frozen.ready_at = self._clock() + min(took_s / GRACE_SHARE, GRACE_MAX_S)
+            if frozen.output is not None or frozen.paused_until > now:
+                continue
+            if frozen.is_large and is_quick(frozen.inputs) in busy:
+                continue
+            frozen.output = self._get_output(frozen)
+            if frozen.output is not None:
+                frozen.ready_at = now + min((now - frozen.asked_at) / GRACE_SHARE, GRACE_MAX_S)
                 ready_count += 1
+            if frozen.is_large and frozen.paused_until <= now:
+                busy.add(is_quick(frozen.inputs))
 
-    def _is_here(self, frozen: _Round) -> bool:
+    def _get_output(self, frozen: _Round) -> AggregateOutput | None:
         inputs, payloads = frozen.inputs, self._payloads
-        if frozen.paused_until > self._clock():
-            return False
         try:
-            output = self._aggregates.get(inputs, lambda: compute_aggregate(inputs, payloads))
+            return self._aggregates.get(inputs, lambda: compute_aggregate(inputs, payloads))
         except PendingError:
             # A payload is missing here. Somebody else carries the result, and judging that block
             # pulls the payload. Each failure wakes the node, so that it is not repeated at once.
             frozen.paused_until = self._clock() + RETRY_S
-            return False
-        return output is not None
+            return None

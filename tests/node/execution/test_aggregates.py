@@ -73,6 +73,13 @@ class Work:
         return self.output
 
 
+class FreshWork(Work):
+    """A computation whose results nobody holds."""
+
+    def __call__(self) -> AggregateOutput:
+        return replace(super().__call__())
+
+
 async def wait_for(
     aggregates: BackgroundAggregates,
     inputs: AggregateInputs,
@@ -133,7 +140,7 @@ async def test_a_small_one_that_lacks_something_is_not_remembered() -> None:
 
 async def test_results_that_are_remembered_are_bounded_in_number() -> None:
     aggregates = BackgroundAggregates()
-    works = [Work() for _ in range(CACHED_MAX + 1)]
+    works = [FreshWork() for _ in range(CACHED_MAX + 1)]
     for number, work in enumerate(works):
         aggregates.get(make_inputs(number, is_large=False), work)
     for number in (CACHED_MAX, 1, 0):
@@ -166,7 +173,7 @@ async def test_all_results_of_a_block_are_held_at_the_same_time() -> None:
 async def test_results_that_are_remembered_are_bounded_in_bytes() -> None:
     aggregates = BackgroundAggregates()
     half = make_output(bytes(CACHED_BYTES_MAX // 2 + 1))
-    works = [Work(output=half), Work(output=half)]
+    works = [FreshWork(output=half), FreshWork(output=half)]
     for _ in range(2):
         for number, work in enumerate(works):
             aggregates.get(make_inputs(number, is_large=False), work)
