@@ -10,6 +10,7 @@ from typing import Annotated, Final
 
 import numpy as np
 import typer
+from quorate.chain.keys import PrivateKey
 from quorate.chain.task import FIXED_POINT_ONE
 from quorate.chain.transaction import TaskStatus
 from quorate.client import Client
@@ -51,6 +52,9 @@ PAYLOAD_BYTES_PER_S: Final = 1_000_000
 
 FOLDER_DEFAULT: Final = Path(KEYRING_DEFAULT)
 TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The task's name or id.")]
+AuthorityOption = Annotated[
+    str, typer.Option("--key", metavar="NAME", help="The key of the task's authority.")
+]
 
 
 PLACEHOLDER: Final[dict[str, Array]] = {"weights": np.zeros(1)}
@@ -206,6 +210,46 @@ def history(
     get_printer(context, output).print_table("rounds", rows)
 
 
+@task_app.command()
+def pause(
+    context: typer.Context,
+    task: TaskArgument,
+    key: AuthorityOption,
+    *,
+    keyring: KeyringOption = FOLDER_DEFAULT,
+    wait: WaitOption = True,
+    node: NodeOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Take no updates for a while.
+
+    Those that the open round has stay, and it does not end meanwhile. By the task's authority.
+    """
+    with open_client(get_node_url(context, node)) as client:
+        record = _change_status(client, Keyring(keyring).load(key), task, TaskStatus.PAUSED, wait)
+    get_printer(context, output).print_record(record)
+
+
+@task_app.command()
+def resume(
+    context: typer.Context,
+    task: TaskArgument,
+    key: AuthorityOption,
+    *,
+    keyring: KeyringOption = FOLDER_DEFAULT,
+    wait: WaitOption = True,
+    node: NodeOption = None,
+    output: OutputOption = None,
+) -> None:
+    """Take updates again after a pause.
+
+    The open round has a whole period from now on. By the task's authority.
+    """
+    with open_client(get_node_url(context, node)) as client:
+        record = _change_status(client, Keyring(keyring).load(key), task, TaskStatus.OPEN, wait)
+    get_printer(context, output).print_record(record)
+
+
 @participant_app.command()
 def register(
     context: typer.Context,
@@ -265,6 +309,21 @@ def submit(
     printer.print_record(
         {"participant": signer.address, "training_round": found.training_round, **outcome}
     )
+
+
+def _change_status(
+    client: Client, signer: PrivateKey, task: str, status: TaskStatus, wait: bool
+) -> dict[str, Value]:
+    """Change a task's status and return what is printed about it."""
+    found = client.task(task)
+    submitted = client.change_task_status(signer, found, status)
+    outcome = _await_decision(client, submitted, wait)
+    return {
+        "task_id": found.task_id,
+        "name": found.name,
+        "task_status": status.name.lower(),
+        **outcome,
+    }
 
 
 def _await_decision(

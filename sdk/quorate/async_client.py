@@ -19,7 +19,7 @@ from quorate.chain.genesis import Genesis
 from quorate.chain.keys import PrivateKey
 from quorate.chain.merkle import MerkleProof
 from quorate.chain.task import TaskSpec
-from quorate.chain.transaction import Body
+from quorate.chain.transaction import Body, TaskStatus
 from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import Commit
 from quorate.chain.weights import ModelLeaf
@@ -263,6 +263,12 @@ class AsyncClient:
     ) -> Submitted:
         """Create a task; its id is the transaction's hash."""
         return await self.run(submissions.create_task(self.endpoint, key, spec, weights, progress))
+
+    async def change_task_status(
+        self, key: PrivateKey, task: TaskKey, status: TaskStatus
+    ) -> Submitted:
+        """Open, pause or complete a task, as `Client` does."""
+        return await self.run(submissions.change_task_status(self.endpoint, key, task, status))
 
     async def register(self, key: PrivateKey, task: TaskKey) -> Submitted:
         """Register the key's account as a participant of a task."""

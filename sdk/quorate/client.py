@@ -18,7 +18,7 @@ from quorate.chain.genesis import Genesis
 from quorate.chain.keys import PrivateKey
 from quorate.chain.merkle import MerkleProof
 from quorate.chain.task import TaskSpec
-from quorate.chain.transaction import Body
+from quorate.chain.transaction import Body, TaskStatus
 from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import Commit
 from quorate.chain.weights import ModelLeaf
@@ -382,6 +382,20 @@ class Client:
         >>> node.wait_for_transaction(created.hash)  # doctest: +SKIP
         """
         return self.run(submissions.create_task(self.endpoint, key, spec, weights, progress))
+
+    def change_task_status(self, key: PrivateKey, task: TaskKey, status: TaskStatus) -> Submitted:
+        """Open, pause or complete a task, as its authority; completed is for good.
+
+        While it is paused, it takes no updates. When it is resumed (`TaskStatus.OPEN`), its
+        training round has a whole period again.
+
+        Raises
+        ------
+        RpcError
+            `not_authorized` with another key than its authority's, `already_exists` if it has that
+            status, `task_not_open` if it is completed.
+        """
+        return self.run(submissions.change_task_status(self.endpoint, key, task, status))
 
     def register(self, key: PrivateKey, task: TaskKey) -> Submitted:
         """Register the key's account as a participant of a task."""

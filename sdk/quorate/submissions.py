@@ -11,10 +11,12 @@ from quorate.chain.ids import Address, Hash
 from quorate.chain.keys import PrivateKey
 from quorate.chain.task import TaskSpec
 from quorate.chain.transaction import (
+    ChangeTaskStatus,
     CreateTask,
     RegisterParticipant,
     SubmitEvaluation,
     SubmitUpdate,
+    TaskStatus,
     Transfer,
 )
 from quorate.chain.weights import WEIGHT_BYTES
@@ -96,6 +98,14 @@ def create_task(
                 f"{WEIGHT_BYTES * spec.dimension} bytes, not {source.size}"
             )
         return (yield from send_with_payload(endpoint, key, CreateTask(spec), source, on_progress))
+
+
+def change_task_status(
+    endpoint: Endpoint, key: PrivateKey, task: TaskKey, status: TaskStatus
+) -> Script[Submitted]:
+    """Pause, resume or complete a task; with its authority's key."""
+    found = yield from get_task(endpoint, task)
+    return (yield from send_body(endpoint, key, ChangeTaskStatus(found.task_id, status)))
 
 
 def register(endpoint: Endpoint, key: PrivateKey, task: TaskKey) -> Script[Submitted]:

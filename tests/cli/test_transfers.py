@@ -1,16 +1,14 @@
 """Large updates and weights through the command line, against a node on a real port."""
 
 import io
-import logging
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import pytest
-import structlog
 import trio
 from msgspec import structs
 from quorate.chain.content import compute_content_hash
@@ -49,17 +47,7 @@ def list_files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_file())
 
 
-@pytest.fixture(autouse=True)
-def quiet_node() -> Iterator[None]:
-    """Keep the node's log, which is in this process, out of what the commands print."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.reset_defaults()
-
-
-@pytest.fixture
-def keyring(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("QUORATE_KEYRING", str(tmp_path / "ring"))
+pytestmark = pytest.mark.usefixtures("quiet_node")
 
 
 @pytest.mark.usefixtures("keyring")

@@ -29,8 +29,8 @@ from tests.cli.console import ROOT, Console, run_process
 COMMANDS = (
     "config show", "config validate", "demo", "init", "join", "keys add", "keys export",
     "keys import", "keys list", "keys show", "localnet", "participant register", "show-node-id",
-    "show-validator", "start", "status", "task create", "task list", "task show", "testnet",
-    "update submit", "version", "weights get", "weights verify",
+    "show-validator", "start", "status", "task create", "task list", "task pause", "task resume",
+    "task show", "testnet", "update submit", "version", "weights get", "weights verify",
 )  # fmt: skip
 DATA_COMMANDS = tuple(name for name in COMMANDS if name not in {"start", "testnet"})
 
