@@ -4,12 +4,14 @@ Owns the comparison across processes. Never compares with stored digests: equali
 """
 
 import hashlib
+import json
 import os
 import platform
 import random
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -31,6 +33,12 @@ from aggregation import (
     keeps_aggregate,
     needs_seed,
 )
+from tests.aggregation.machine import (
+    ask_openblas,
+    count_processors,
+    describe_machine,
+    find_extensions,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 RULES = [
@@ -38,6 +46,7 @@ RULES = [
     AggregationRule((Stage.NNM, Stage.MULTI_KRUM), 3),
     AggregationRule((Stage.CLIP, Stage.MEAN), 3, 100_000),
     AggregationRule((Stage.MEDIAN,), 3),
+    AggregationRule((Stage.TRIMMED_MEAN,), 3),
     AggregationRule((Stage.ARC, Stage.BUCKETING, Stage.KRUM), 1, bucket_size=2),
     AggregationRule((Stage.BULYAN,), 2),
     AggregationRule((Stage.ARC, Stage.GEOMETRIC_MEDIAN), 3),
@@ -61,6 +70,14 @@ MACHINES: list[dict[str, str]] = [
     {"QUORATE_TEST_BLOCK_VALUES": "40000"},
 ]
 """Threads, hash seeds, kernels of BLAS and of numpy for other processors, other blocks."""
+KERNELS = {
+    # OpenBLAS has one kernel for all processors up to Prescott, and calls it by the first of them.
+    "Prescott": (("Prescott", "Katmai"), None),
+    "Haswell": (("Haswell",), "AVX2"),
+    "SkylakeX": (("SkylakeX",), "AVX512_SKX"),
+}
+"""What OpenBLAS says it computes with, and what the processor must have for it."""
+SAID_BY_MACHINES = ("OPENBLAS_CORETYPE", "NPY_DISABLE_CPU_FEATURES", "PYTHONHASHSEED")
 SHUFFLES = 20
 PARAMETERS = 50_000
 PARTICIPANTS = 12
@@ -89,7 +106,15 @@ def compute_digest() -> str:
             first = digests[0]
             everything.update("".join(digests).encode())
         assert digests[0] == first, "the order of arrival shows in the result"
-    vector = aggregate(RULES[0], [received[address] for address in sorted(received)]).vector
+    updates = [received[address] for address in sorted(received)]
+    weighted = aggregate(
+        AggregationRule((Stage.CLIP, Stage.MEAN), 3),
+        updates,
+        [2**32 - 1 - place for place in range(PARTICIPANTS)],
+        staleness_factors=[65_536 - 4_000 * place for place in range(PARTICIPANTS)],
+    )
+    everything.update(weighted.vector.tobytes() + repr(weighted.scores).encode())
+    vector = aggregate(RULES[0], updates).vector
     for optimizer in OPTIMIZERS:
         weights: bytes | memoryview = bytes(4 * PARAMETERS)
         state: bytes | memoryview = initial_optimizer_state(optimizer, tensors)
@@ -119,12 +144,13 @@ def print_digest() -> None:
     if block_values:
         columns.BLOCK_VALUES = int(block_values)
         columns.COLUMNS_MIN = 999
-    print(compute_digest())
+    print(json.dumps({"digest": compute_digest(), **describe_machine()}))
 
 
-def run_elsewhere(machine: dict[str, str]) -> str:
+def run_elsewhere(machine: dict[str, str]) -> dict[str, Any]:
     environment = {
-        **os.environ,
+        # What the machine does not say is as numpy finds it, whatever this process was told.
+        **{name: value for name, value in os.environ.items() if name not in SAID_BY_MACHINES},
         "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "sdk")]),
         "OPENBLAS_NUM_THREADS": "1",
         **machine,
@@ -141,25 +167,55 @@ def run_elsewhere(machine: dict[str, str]) -> str:
         timeout=120,
         check=True,
     )
-    return finished.stdout.strip()
+    found: dict[str, Any] = json.loads(finished.stdout)
+    return found
 
 
-def find_extensions() -> list[str]:
-    """The vector extensions that this numpy can do without, on this processor."""
-    simd = np.show_config(mode="dicts")["SIMD Extensions"]
-    return [str(name) for name in simd.get("found", [])]
+def assert_computes_with(machine: dict[str, str], found: dict[str, Any]) -> None:
+    """Check that a process really was the machine it was to be, as its libraries tell."""
+    if "NPY_DISABLE_CPU_FEATURES" in machine:
+        assert found["extensions"] == []
+    else:
+        assert set(found["extensions"]) >= set(find_extensions())
+    if "QUORATE_TEST_BLOCK_VALUES" in machine:
+        assert found["block_values"] == int(machine["QUORATE_TEST_BLOCK_VALUES"])
+    if not ask_openblas()[0]:
+        return
+    threads = int(machine.get("OPENBLAS_NUM_THREADS", "1"))
+    assert found["threads"] == min(threads, count_processors())
+    core = machine.get("OPENBLAS_CORETYPE")
+    if core is not None and is_x86():
+        names, needed = KERNELS[core]
+        if needed is None or has_feature(needed):
+            assert found["kernel"] in names
+
+
+def is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def has_feature(name: str) -> bool:
+    from numpy._core._multiarray_umath import __cpu_features__  # noqa: PLC0415
+
+    return bool(__cpu_features__.get(name))
 
 
 def test_one_digest_for_all_orders_threads_hash_seeds_processors_and_blocks() -> None:
     digests = {compute_digest(): "here"}
-    for machine in MACHINES:
-        digests.setdefault(run_elsewhere(machine), str(machine))
+    found = [run_elsewhere(machine) for machine in MACHINES]
+    for machine, result in zip(MACHINES, found, strict=True):
+        assert_computes_with(machine, result)
+        digests.setdefault(result["digest"], str(machine))
     assert len(digests) == 1, digests
     assert len(next(iter(digests))) == 64
+    # Were they all the same machine, the digests would say nothing.
+    assert len({result["hash_of_text"] for result in found}) > 1
+    if is_x86() and has_feature("AVX2") and ask_openblas()[0]:
+        assert len({result["kernel"] for result in found}) > 1
 
 
 def test_extensions_can_be_switched_off_where_there_are_any() -> None:
     """Otherwise the test above compares a machine with itself."""
-    if platform.machine() not in ("x86_64", "AMD64"):
+    if not is_x86():
         pytest.skip("numpy's extensions are switched off by name on x86-64 alone")
     assert find_extensions()
