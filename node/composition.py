@@ -20,26 +20,27 @@ from consensus.driver import Driver
 from consensus.timeouts import TimeoutConfig
 from consensus.verifier import SignatureVerifier
 from ledger.state import State
-from node.agreement.block_assembly import BlockAssembly
 from node.agreement.consensus_runner import ConsensusParts, ConsensusRunner
 from node.agreement.evidence_pool import EvidencePool
 from node.agreement.following import Follower
 from node.agreement.foreign_inputs import ForeignInputs
 from node.agreement.height_log import HeightLog
 from node.agreement.height_start import EmptyBlocks, HeightStart
+from node.agreement.judging import Judge
 from node.agreement.logged_payloads import find_logged_payloads
 from node.agreement.noting_verifier import NotingVerifier
 from node.agreement.patience import Patience
+from node.agreement.proposing import Proposer
 from node.agreement.signer import Signer
 from node.config import Config
 from node.events import EventBus
 from node.exchange.announcements import PayloadAnnouncements
+from node.exchange.block_assembly import BlockAssembly
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.catching_up import CatchUp
 from node.exchange.messages import RIDING_PAYLOAD_BYTES_MAX
 from node.exchange.payload_exchange import PayloadExchange
 from node.exchange.payloads_ahead import PayloadsAhead
-from node.exchange.reactor import Reactor, ReactorParts
 from node.exchange.serving import Server
 from node.exchange.transaction_gossip import TransactionGossip
 from node.execution.admission import LedgerDoor
@@ -47,13 +48,12 @@ from node.execution.aggregates import BackgroundAggregates
 from node.execution.divergence import DivergenceReports
 from node.execution.executor import Executor
 from node.execution.frozen_rounds import FrozenRounds
-from node.execution.judging import Judge
-from node.execution.proposing import Proposer
 from node.execution.retention import Retention
 from node.execution.stored_chain import initialize_storage, load_position
 from node.mempool.mempool import Mempool
 from node.mempool.verifier import TransactionVerifier
 from node.metrics import Metrics
+from node.reactor import Reactor, ReactorParts
 from node.reporting import Reporter
 from node.uploads import ROOM_PART, Uploads
 from p2p.network import Network, PeerId

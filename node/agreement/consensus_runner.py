@@ -42,22 +42,22 @@ from consensus.inputs import (
     TimeoutElapsed,
     VoteReceived,
 )
-from node.agreement.block_assembly import BlockAssembly
 from node.agreement.evidence_pool import EvidencePool
 from node.agreement.following import Follower
 from node.agreement.foreign_inputs import ForeignInputs
 from node.agreement.height_log import HeightLog
 from node.agreement.height_start import HeightStart
 from node.agreement.inbox import Inbox, Incoming, IncomingPart, Item
+from node.agreement.judging import Judge
 from node.agreement.patience import Patience
+from node.agreement.proposing import Proposer
 from node.agreement.signer import Signer
 from node.agreement.timeliness import find_untimeliness
 from node.errors import DoubleSignError
+from node.exchange.block_assembly import BlockAssembly
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.catching_up import CatchUp
 from node.execution.executor import ExecutedBlock, Executor
-from node.execution.judging import Judge
-from node.execution.proposing import Proposer
 from p2p.network import PeerId
 
 DRAIN_MAX = 128

@@ -1,4 +1,5 @@
-"""What nodes exchange: messages, repair, relays, catching up, payloads and transactions.
+"""What nodes exchange: messages, blocks in parts, relays, catching up, payloads, transactions.
 
-Owns the wire types above p2p and who gets which. Never judges what is exchanged.
+Owns the wire types above p2p, the blocks in the making, and who gets which. Never judges what is
+exchanged.
 """

@@ -11,7 +11,7 @@ from quorate.chain.evidence import DuplicateVoteEvidence
 from quorate.chain.ids import Hash, Height
 from quorate.chain.vote import Proposal, Vote
 
-from node.agreement.block_assembly import PartSet
+from node.exchange.block_assembly import PartSet
 from node.exchange.messages import (
     EvidenceMessage,
     Message,

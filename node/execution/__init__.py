@@ -1,4 +1,5 @@
 """Blocks on the ledger: building, judging and committing them.
 
-Owns executed candidates and the chain's position. Never votes and never talks to a peer.
+Owns executed candidates and the chain's position. Never waits for what is missing, never votes and
+never talks to a peer.
 """

@@ -17,12 +17,12 @@ from quorate.chain.keys import Domain, PrivateKey
 from quorate.chain.vote import BlockId, Vote, compute_vote_sign_bytes
 
 from consensus.effects import UnsignedVote
+from node.agreement.proposing import Proposer
 from node.agreement.signer import Signer
 from node.exchange.broadcasting import Broadcaster
 from node.exchange.messages import VotesMessage, decode_status, encode_message
-from node.exchange.reactor import Reactor
-from node.execution.proposing import Proposer
 from node.process import main
+from node.reactor import Reactor
 from p2p.network import Priority
 from tests.e2e.network import CHAIN_ID
 

@@ -12,7 +12,7 @@ from quorate.chain.vote import BlockId, Vote, VoteType
 
 from consensus.inputs import CommitReceived, VoteReceived
 from consensus.status import RoundBits, RoundStatus, Step
-from node.agreement.block_assembly import BlockAssembly
+from node.exchange.block_assembly import BlockAssembly
 from node.exchange.broadcasting import Broadcaster
 from node.execution.block_checks import is_size_allowed
 from p2p.network import PeerId

@@ -34,7 +34,7 @@ from quorate.chain.vote import (
 )
 
 from ledger.execution import BlockExecution
-from node.agreement.block_assembly import BlockAssembly
+from node.exchange.block_assembly import BlockAssembly
 from node.exchange.messages import (
     PartMessage,
     ProposalMessage,

@@ -26,12 +26,13 @@ DISKS = frozenset({"MemoryDatabase", "MemoryPayloadStore", "MemorySegmentFolder"
 """What stands for a disk, whose limits are in bytes."""
 
 LIMITS = {
-    "BlockAssembly._sets": "node.agreement.block_assembly:ASSEMBLIES_MAX",
-    "Judge._whole": "node.agreement.block_assembly:ASSEMBLIES_MAX",
     "ConsensusRunner._early_parts": "node.agreement.consensus_runner:EARLY_PARTS_MAX",
     "EvidencePool._pending": "node.agreement.evidence_pool:PENDING_EVIDENCE_MAX",
     "EvidencePool._decided": "node.agreement.evidence_pool:PENDING_EVIDENCE_MAX",
     "HeightLog._early": "node.agreement.height_log:EARLY_INPUTS_MAX",
+    "Judge._refusals": "node.agreement.judging:RESULTS_MAX",
+    "Judge._whole": "node.exchange.block_assembly:ASSEMBLIES_MAX",
+    "BlockAssembly._sets": "node.exchange.block_assembly:ASSEMBLIES_MAX",
     "CatchUp._fetched": "node.exchange.catching_up:WINDOW_BLOCKS",
     "CatchUp._in_flight": "node.exchange.catching_up:WINDOW_BLOCKS",
     "PayloadAnnouncements._by_payload": "node.exchange.announcements:PAYLOADS_MAX",
@@ -49,7 +50,6 @@ LIMITS = {
     "BackgroundAggregates._quick": "node.execution.aggregates:JOBS_MAX",
     "BackgroundAggregates._slow": "node.execution.aggregates:JOBS_MAX",
     "Executor._results": "node.execution.executor:RESULTS_MAX",
-    "Judge._refusals": "node.execution.judging:RESULTS_MAX",
     "HeldTransactions._held": "node.mempool.held:HELD_MAX",
     "HeldTransactions._by_sender": "node.mempool.held:HELD_MAX",
     "HeldTransactions._by_payload": "node.mempool.held:HELD_MAX",

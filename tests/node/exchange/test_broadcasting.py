@@ -8,7 +8,7 @@ from quorate.chain.block import PART_BYTES, split_block
 from quorate.chain.ids import Hash, Height
 from quorate.chain.vote import BlockId, VoteType
 
-from node.agreement.block_assembly import BlockAssembly
+from node.exchange.block_assembly import BlockAssembly
 from node.exchange.broadcasting import PARTS_PER_REPAIR_MAX, Broadcaster
 from node.exchange.messages import (
     PartMessage,

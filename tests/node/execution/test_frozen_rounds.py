@@ -10,9 +10,9 @@ from quorate.chain.transaction import FinalizeTrainingRound, decode_transaction
 
 from ledger.aggregates import AggregateInputs, AggregateOutput
 from node.execution.frozen_rounds import GRACE_MAX_S, GRACE_SHARE, READY_MAX, RETRY_S
+from tests.node.agreement.test_proposing import World
 from tests.node.cluster import make_genesis
 from tests.node.execution.chain import ExecutionChain, Training
-from tests.node.execution.test_proposing import World
 
 
 class HeldAggregates:

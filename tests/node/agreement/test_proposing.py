@@ -8,14 +8,14 @@ from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import RoundOutcome
 from quorate.chain.transaction import FinalizeTrainingRound, Transfer, decode_transaction
 
-from node.agreement.block_assembly import BlockAssembly
 from node.agreement.evidence_pool import EvidencePool
+from node.agreement.judging import Judge
+from node.agreement.proposing import Proposer
 from node.config import MempoolSection
+from node.exchange.block_assembly import BlockAssembly
 from node.execution.admission import LedgerDoor
 from node.execution.aggregates import BackgroundAggregates
 from node.execution.frozen_rounds import FrozenRounds
-from node.execution.judging import Judge
-from node.execution.proposing import Proposer
 from node.mempool.mempool import Mempool
 from tests.node.cluster import USERS, make_genesis
 from tests.node.execution.chain import VALIDATORS, ExecutionChain, Training

@@ -9,7 +9,7 @@ from quorate.chain.ids import Hash, Height, Round
 from quorate.chain.vote import BlockId
 
 from consensus.status import RoundStatus, Step
-from node.agreement.block_assembly import BlockAssembly
+from node.exchange.block_assembly import BlockAssembly
 from node.exchange.broadcasting import PARTS_PER_REPAIR_MAX, Broadcaster
 from node.exchange.messages import (
     NodeStatus,
@@ -18,7 +18,7 @@ from node.exchange.messages import (
     decode_message,
     encode_message,
 )
-from node.exchange.reactor import Reactor
+from node.reactor import Reactor
 from p2p.network import PeerId
 from tests.node.exchange.scripted import ScriptedNetwork
 

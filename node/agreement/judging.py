@@ -16,7 +16,7 @@ from quorate.chain.ids import Hash
 from quorate.chain.vote import BlockId, Commit
 
 from consensus.algorithm import InvalidBlockDecided
-from node.agreement.block_assembly import BlockAssembly, PartSet
+from node.exchange.block_assembly import BlockAssembly, PartSet
 from node.exchange.payload_exchange import PayloadExchange
 from node.execution.aggregates import BackgroundAggregates
 from node.execution.block_checks import DivergentRoots, is_size_allowed

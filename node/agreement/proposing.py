@@ -24,9 +24,9 @@ from quorate.chain.transaction import (
 
 from ledger.queries import get_account
 from node.agreement.evidence_pool import EvidencePool
+from node.agreement.judging import Judge
 from node.execution.executor import BlockContents, ExecutedBlock, Executor
 from node.execution.frozen_rounds import FrozenRounds
-from node.execution.judging import Judge
 from node.mempool.mempool import Mempool
 
 EVIDENCE_SHARE = 8

@@ -1,24 +1,18 @@
-"""Blocks in the making and the inbox: what belongs, what does not, and how much of it."""
+"""Blocks in the making: what belongs to one, what does not, and how many there are."""
 
 import os
 
-import pytest
-import trio
 from msgspec.structs import replace
 from quorate.chain.block import PART_BYTES, BlockPart, split_block
-from quorate.chain.ids import Hash, Height, Round
+from quorate.chain.ids import Hash, Height
 from quorate.chain.merkle import MerkleProof
 from quorate.chain.vote import BlockId
 
-from consensus.inputs import TimeoutElapsed, TimeoutKind
-from node.agreement.block_assembly import ASSEMBLIES_MAX, BlockAssembly
-from node.agreement.inbox import INBOX_MAX, Inbox, Incoming
-from p2p.network import PeerId
+from node.exchange.block_assembly import ASSEMBLIES_MAX, BlockAssembly
 
 RAW = os.urandom(3 * PART_BYTES + 17)
 ROOT, PARTS = split_block(RAW)
 BLOCK = BlockId(Hash(b"\x01" * 32), len(PARTS), ROOT)
-ITEM = Incoming(TimeoutElapsed(TimeoutKind.PROPOSE, Height(1), Round(0)), PeerId("p"))
 
 
 def make_id(number: int) -> BlockId:
@@ -80,26 +74,3 @@ def test_a_new_height_forgets_the_last_ones_blocks() -> None:
     assembly.start_height(Height(2))
     assert assembly.part_sets() == ()
     assert assembly.height == 2
-
-
-async def test_a_full_inbox_drops_what_peers_send_and_keeps_room_for_the_node() -> None:
-    inbox = Inbox()
-    for _ in range(INBOX_MAX + 3):
-        inbox.put_from_peer(ITEM)
-    assert (len(inbox), inbox.dropped) == (INBOX_MAX, 3)
-    own = Incoming(ITEM.input)
-    inbox.put_own(own)
-    taken = [inbox.get_nowait() for _ in range(len(inbox))]
-    assert taken[-1] is own
-    with pytest.raises(trio.WouldBlock):
-        inbox.get_nowait()
-
-
-async def test_a_call_to_look_is_left_once() -> None:
-    inbox = Inbox()
-    for _ in range(3):
-        inbox.wake()
-    assert await inbox.get() is None
-    inbox.put_own(ITEM)
-    inbox.wake()
-    assert len(inbox) == 1

@@ -15,11 +15,11 @@ from quorate.chain.ids import Height
 
 from consensus.driver import Driver
 from consensus.inputs import ProposalReceived, VoteReceived
-from node.agreement.block_assembly import BlockAssembly
 from node.agreement.consensus_runner import ConsensusRunner
 from node.agreement.evidence_pool import EvidencePool
 from node.agreement.inbox import Incoming, IncomingPart
 from node.exchange.announcements import PayloadAnnouncements
+from node.exchange.block_assembly import BlockAssembly
 from node.exchange.broadcasting import PARTS_PER_REPAIR_MAX, Broadcaster
 from node.exchange.catching_up import CatchUp
 from node.exchange.messages import (

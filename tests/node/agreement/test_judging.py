@@ -14,10 +14,10 @@ from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.vote import BlockId
 from structlog.testing import capture_logs
 
-from node.agreement.block_assembly import ASSEMBLIES_MAX, BlockAssembly
+from node.agreement.judging import Judge
+from node.exchange.block_assembly import ASSEMBLIES_MAX, BlockAssembly
 from node.execution.aggregates import BackgroundAggregates
 from node.execution.executor import ExecutedBlock
-from node.execution.judging import Judge
 from tests.node.cluster import make_genesis
 from tests.node.execution.chain import ExecutionChain, Training
 
