@@ -1,8 +1,14 @@
-"""What every test shares: Hypothesis without a stopwatch, and end-to-end tests in series."""
+"""What every test shares: Hypothesis without a stopwatch, a virtual clock that waits for threads,
+ports that no other test process takes, and end-to-end tests in series.
+"""
 
+import math
 import os
+from typing import Any
 
 import pytest
+import trio
+import trio.testing
 from hypothesis import settings
 
 from node import localnet
@@ -20,6 +26,32 @@ def _ports_of_its_own() -> None:
     share = (last - first) // 8
     localnet._PORTS_FIRST = first + worker * share
     localnet._PORTS_LAST = first + (worker + 1) * share
+
+
+@pytest.fixture
+def autojump_clock(monkeypatch: pytest.MonkeyPatch) -> trio.testing.MockClock:
+    """Return a virtual clock that jumps to what is due next, but not while a thread works.
+
+    trio's own would: to it a task that waits for a thread is idle, so that a timeout of minutes
+    passes in the milliseconds of a write, and how much was done meanwhile is chance.
+    """
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    run_in_thread = trio.to_thread.run_sync
+    working = 0
+
+    async def run_sync(*arguments: Any, **options: Any) -> Any:
+        nonlocal working
+        working += 1
+        clock.autojump_threshold = math.inf
+        try:
+            return await run_in_thread(*arguments, **options)
+        finally:
+            working -= 1
+            if not working:
+                clock.autojump_threshold = 0
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_sync)
+    return clock
 
 
 @pytest.hookimpl(tryfirst=True)

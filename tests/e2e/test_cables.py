@@ -49,7 +49,7 @@ def count(wiring, delay_ms, loss_percent):
 
 with closing(NamespaceWiring(1)) as wiring:
     count(wiring, 0, 0)  # The first packet asks who has the address.
-    print(json.dumps([count(wiring, 0, 0), count(wiring, 0, 25), count(wiring, 200, 0)]))
+    print(json.dumps([count(wiring, 0, 0), count(wiring, 0, 25), count(wiring, 900, 0)]))
 """
 
 
@@ -68,4 +68,4 @@ def test_a_cable_loses_and_delays() -> None:
     (whole, whole_s), (some, _), (late, late_s) = json.loads(done.stdout)
     assert whole == late == 400
     assert 200 < some < 390
-    assert late_s >= 0.2 > whole_s
+    assert late_s >= 0.9 > whole_s

@@ -201,7 +201,7 @@ async def test_chunks_come_from_several_peers_at_once(names: str, autojump_clock
     assert max(together) == min(CHUNKS_PER_PULL_MAX, CHUNKS_PER_PEER_MAX * len(names))
 
 
-async def test_a_pull_goes_on_after_a_restart() -> None:
+async def test_a_pull_goes_on_after_a_restart(autojump_clock: object) -> None:
     honest = serve(HUGE)
     served: list[int] = []
 
@@ -337,7 +337,7 @@ async def test_what_somebody_began_under_a_lie_is_pulled_none_the_less(
     assert payloads.bytes_total == len(data)
 
 
-async def test_chunks_in_memory_are_bounded() -> None:
+async def test_chunks_in_memory_are_bounded(autojump_clock: object) -> None:
     assert CHUNKS_IN_MEMORY_MAX < PULLS_MAX * CHUNKS_PER_PEER_MAX
     data = [os.urandom(4 * CHUNK_BYTES) for _ in range(PULLS_MAX)]
     honest, busy, most = serve(*data), [0], [0]
@@ -447,7 +447,7 @@ async def test_a_block_does_not_queue_behind_what_nobody_has(autojump_clock: obj
         await trio.sleep(1)
         await exchange.wait_for((name_of(LARGE),))
         nursery.cancel_scope.cancel()
-    # Virtual time runs on while a thread writes, so what counts is the order of the requests.
+    # All of the silent peer's places are taken; what the block needs is asked for beside them.
     assert [peer for peer, _ in network.requests].index("b") <= PULLS_MAX
     assert payloads.get(name_of(LARGE)) == LARGE
 
