@@ -74,8 +74,10 @@ bench: $(INSTALLED) ## Measure a localnet of four processes: throughput, latency
 	@mkdir -p out
 	@$(BIN)/python -m bench.network --json out/bench.json $(ARGS)
 
-bench-aggregation: $(INSTALLED) ## Measure each aggregation rule.
-	@$(BIN)/python -m bench.aggregation $(ARGS)
+bench-aggregation: $(INSTALLED) ## Time each aggregation rule; goes on with what is in out.
+	@mkdir -p out
+	@$(BIN)/python -m bench.aggregation --results out/bench-aggregation.jsonl \
+	  --json out/bench-aggregation.json $(ARGS)
 
 bench-aggregation-latency: $(INSTALLED) ## Measure block intervals while validators aggregate.
 	@$(BIN)/python -m bench.aggregation_latency $(ARGS)

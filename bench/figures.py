@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.aggregation import Outcome
+from bench.aggregation_results import Outcome
 from bench.errors import BenchError
 from bench.machine import Memory
 from bench.watching import Arrival

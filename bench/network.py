@@ -22,8 +22,9 @@ from rich.console import Console
 from rich.table import Table
 
 from aggregation import compute_updates_min
-from bench.aggregation import MEMORY_MIB_DEFAULT, Failure, Outcome, run_case
+from bench.aggregation import run_case
 from bench.aggregation_cases import OURS, RULES, compute_num_byzantine
+from bench.aggregation_results import Failure, Limits, Outcome
 from bench.figures import Figures, IntervalFigures, LoadFigures, compute_interval
 from bench.machine import Memory, describe_machine
 from bench.testbed import Testbed, open_testbed
@@ -82,7 +83,7 @@ def _measure_aggregation() -> list[Outcome]:
     """Time every rule that so many updates admit, on one thread as in a node."""
     n_updates, dimension = AGGREGATION_UPDATES, AGGREGATION_DIMENSION
     return [
-        run_case(OURS, rule, n_updates, dimension, threads=1, memory_mib=MEMORY_MIB_DEFAULT)
+        run_case(OURS, rule, n_updates, dimension, Limits())
         for rule, stages in RULES.items()
         if compute_updates_min(AggregationRule(stages, compute_num_byzantine(rule, n_updates)))
         <= n_updates
