@@ -148,9 +148,10 @@ async def test_several_liars_leave_an_honest_peer_its_chance(tmp_path: Path) -> 
         peers,
     ):
         await newcomer.reach(BLOCKS, seconds=60)
-        for liar in peers[:-1]:
-            if liar.asked:
-                await wait_for_score(newcomer, liar)
+        asked = [liar for liar in peers[:-1] if liar.asked]
+        assert asked
+        for liar in asked:
+            await wait_for_score(newcomer, liar)
         assert not newcomer.is_scored_down(peers[-1])
 
 
