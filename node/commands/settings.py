@@ -4,10 +4,12 @@ Owns their names, help and defaults, and how an option after a command overrides
 before it. Never does anything with them.
 """
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
+from urllib.parse import urlsplit
 
 import typer
 from quorate.client import Client
@@ -54,8 +56,6 @@ NodeOption = Annotated[
         "--node",
         metavar="URL",
         help=f"RPC of a running node.  [env: {NODE_VARIABLE}; default: {NODE_URL_DEFAULT}]",
-        envvar=NODE_VARIABLE,
-        show_envvar=False,
         show_default=False,
     ),
 ]
@@ -109,8 +109,11 @@ def get_home(context: typer.Context, home: Path | None) -> Home:
 
 
 def get_node_url(context: typer.Context, node: str | None) -> str:
-    """Return the address of the node's RPC."""
-    return normalize_url(node or _get_settings(context).node or NODE_URL_DEFAULT)
+    """Return the address of the node's RPC that an option, the environment or the default names."""
+    # The environment is asked last, here: as a default of the option after the command it would
+    # override the one before it.
+    named = node or _get_settings(context).node or os.environ.get(NODE_VARIABLE)
+    return normalize_url(named or NODE_URL_DEFAULT)
 
 
 def open_client(url: str) -> Client:
@@ -136,12 +139,17 @@ def normalize_url(url: str) -> str:
     typer.BadParameter
         If it is the address of something else.
     """
-    url = url if "://" in url else f"http://{url}"
-    if not url.startswith(("http://", "https://")):
+    full = url if "://" in url else f"http://{url}"
+    try:
+        parts = urlsplit(full)
+        is_address = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # A port that is none, or brackets that do not match.
+        is_address = False
+    if not is_address:
         raise typer.BadParameter(
             f"{url!r} is no address of a node's RPC: it looks like {NODE_URL_DEFAULT}."
         )
-    return url.rstrip("/")
+    return full.rstrip("/")
 
 
 def _get_settings(context: typer.Context) -> Settings:

@@ -107,6 +107,15 @@ def test_no_answer_is_exit_code_3(quorate: Console, arguments: tuple[str, ...]) 
 # --- failures ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("comes_first", [True, False])
+def test_option_overrides_the_environment(quorate: Console, comes_first: bool) -> None:
+    quorate.monkeypatch.setenv("QUORATE_NODE", "127.0.0.1:2")
+    option = ["--node", "127.0.0.1:1"]
+    done = quorate(*option, "status") if comes_first else quorate("status", *option)
+    assert "No answer from http://127.0.0.1:1 " in done.sentence
+    assert "No answer from http://127.0.0.1:2 " in quorate("status").sentence
+
+
 def test_groups_are_unwrapped_to_their_first_failure() -> None:
     first, second = ConfigError("first."), ListenError("second")
     group = BaseExceptionGroup("a", [ExceptionGroup("b", [first]), second])
@@ -187,8 +196,25 @@ def test_assured_questions_are_not_asked() -> None:
 def test_addresses_of_nodes() -> None:
     assert normalize_url("127.0.0.1:1") == "http://127.0.0.1:1"
     assert normalize_url("https://node.example/") == "https://node.example"
+    assert normalize_url("[::1]:26657") == "http://[::1]:26657"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ftp://x", "http://", "http://exa:mple", "127.0.0.1:99999", "127.0.0.1:0", "a::::", "[::1"],
+)
+def test_what_is_no_address_is_wrong_usage(quorate: Console, url: str) -> None:
     with pytest.raises(typer.BadParameter, match="no address"):
-        normalize_url("ftp://x")
+        normalize_url(url)
+    refused = quorate("status", "--node", url)
+    assert (refused.code, refused.out) == (2, "")
+    assert "it looks like http://127.0.0.1:26657" in " ".join(refused.err.split())
+
+
+def test_an_empty_name_of_a_task_is_wrong_usage(quorate: Console) -> None:
+    refused = quorate("task", "show", "")
+    assert refused.code == 2
+    assert "name a task" in refused.err
 
 
 # --- examples ------------------------------------------------------------------------------------
