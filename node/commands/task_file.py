@@ -4,7 +4,9 @@ Owns their reading, and the sentences about mistakes in them. Never sends anythi
 unpickles: arrays are read as numbers or not at all.
 """
 
+import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +37,8 @@ def read_arrays(path: Path) -> dict[str, Array]:
             return {name: loaded[name] for name in loaded.files}
     except FileNotFoundError:
         raise InputFileError(f"There is no file {path}.") from None
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    # An empty file is numpy's EOFError, and damaged compression zlib's own.
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         # numpy's ValueErrors advise to unpickle the file, which nothing here ever does.
         reason = "" if isinstance(error, ValueError) else f" ({error})"
         raise InputFileError(
@@ -64,7 +67,8 @@ def read_update(path: Path, spec: TaskSpec) -> tuple[PayloadData, int]:
     schema, layout = ModelSchema.from_spec(spec), spec.update_layout
     if path.suffix not in (".npz", ".npy"):
         try:
-            size = path.stat().st_size
+            with path.open("rb") as file:  # A folder has a size, too, and cannot be opened.
+                size = os.fstat(file.fileno()).st_size
         except FileNotFoundError:
             raise InputFileError(f"There is no file {path}.") from None
         except OSError as error:
@@ -77,6 +81,11 @@ def read_update(path: Path, spec: TaskSpec) -> tuple[PayloadData, int]:
         return path, 0
     arrays = read_arrays(path)
     if path.suffix == ".npy":
+        if list(arrays) != ["0"]:
+            raise InputFileError(
+                f"{path} has the arrays {', '.join(arrays)} by name: call it .npz, or write one "
+                "vector with numpy.save."
+            )
         parts = schema.unflatten(arrays["0"].reshape(-1))
     else:
         parts = pick_tensors(path, arrays, schema)

@@ -51,7 +51,18 @@ PAYLOAD_BYTES_PER_S: Final = 1_000_000
 """and a second more for as many bytes of a payload."""
 
 FOLDER_DEFAULT: Final = Path(KEYRING_DEFAULT)
-TaskArgument = Annotated[str, typer.Argument(metavar="TASK", help="The task's name or id.")]
+
+
+def _require_task(task: str) -> str:
+    """Refuse an empty name, as an unset variable of a shell gives: it would ask for all tasks."""
+    if not task:
+        raise typer.BadParameter("name a task: `quorate task list` shows those that there are.")
+    return task
+
+
+TaskArgument = Annotated[
+    str, typer.Argument(metavar="TASK", help="The task's name or id.", callback=_require_task)
+]
 AuthorityOption = Annotated[
     str, typer.Option("--key", metavar="NAME", help="The key of the task's authority.")
 ]

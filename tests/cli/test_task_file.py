@@ -203,6 +203,28 @@ def test_nothing_is_unpickled(tmp_path: Path) -> None:
         read_arrays(tmp_path / "none.npz")
 
 
+def test_damaged_files_are_told_as_such(tmp_path: Path) -> None:
+    for name in ("empty.npz", "empty.npy"):
+        with pytest.raises(InputFileError, match="cannot be read as arrays of numbers"):
+            read_arrays(write(tmp_path / name, ""))
+    path = tmp_path / "damaged.npz"
+    np.savez_compressed(path, w=np.arange(10_000) % 97)
+    raw = bytearray(path.read_bytes())
+    raw[200:220] = b"\xff" * 20
+    path.write_bytes(raw)
+    with pytest.raises(InputFileError, match="cannot be read as arrays of numbers"):
+        read_arrays(path)
+
+
+def test_an_archive_called_npy_and_a_folder_are_no_updates(tmp_path: Path) -> None:
+    np.savez(tmp_path / "u.npz", **ARRAYS)
+    archive = (tmp_path / "u.npz").rename(tmp_path / "u.npy")
+    with pytest.raises(InputFileError, match=r"has the arrays .* by name: call it \.npz"):
+        read_update(archive, SPEC)
+    with pytest.raises(InputFileError, match="cannot be read: Is a directory"):
+        read_update(tmp_path, SPEC)
+
+
 def test_update_in_each_form_is_the_same(tmp_path: Path) -> None:
     expected = SCHEMA.encode_update(list(ARRAYS.values())).data
     np.savez(tmp_path / "u.npz", bias=ARRAYS["bias"], kernel=ARRAYS["kernel"])
