@@ -361,6 +361,7 @@ class Node:
             async with trio.open_nursery() as nursery:
                 await nursery.start(self._run_network)
                 nursery.start_soon(self._aggregates.run)
+                nursery.start_soon(self._retention.run)
                 nursery.start_soon(self._exchange.run)
                 nursery.start_soon(self._exchange.sweep_partials)
                 nursery.start_soon(self._catch_up.run)

@@ -175,7 +175,12 @@ class MemoryPayloadStore:
             return None
         return data[start : start + CHUNK_BYTES]
 
-    def delete(self, payload_hash: bytes) -> bool:
+    def delete(
+        self,
+        payload_hash: bytes,
+        *,
+        is_lazy: bool = False,  # noqa: ARG002 - memory is freed at once
+    ) -> bool:
         """Remove a payload, whole or arriving; return whether a whole one was stored."""
         partial = self._partials.get(payload_hash)
         if partial is not None:
@@ -187,17 +192,12 @@ class MemoryPayloadStore:
         self._total -= len(data)
         return True
 
+    def free_deleted(self) -> None:
+        """Do nothing: memory is freed at once."""
+
     def iterate_hashes(self) -> Iterator[bytes]:
         """Iterate over the hashes of all payloads, ascending, as they are at the call."""
         return iter(sorted(self._payloads))
-
-    def sweep(self, keep: Callable[[bytes], bool]) -> int:
-        """Remove the payloads that nobody keeps; return how many that was."""
-        return sum(
-            self.delete(payload_hash)
-            for payload_hash in self.iterate_hashes()
-            if not keep(payload_hash)
-        )
 
     def _put(self, payload_hash: bytes, data: BytesLike, *, sync: bool) -> None:
         if payload_hash not in self._payloads:

@@ -90,17 +90,42 @@ class Payloads(Protocol):
         """Return one chunk of a stored payload, or None if there is no such payload or chunk."""
         ...
 
-    def delete(self, payload_hash: bytes) -> bool:
-        """Remove a payload, whole or arriving; return whether a whole one was stored."""
+    def delete(self, payload_hash: bytes, *, is_lazy: bool = False) -> bool:
+        """Remove a payload, whole or arriving; return whether a whole one was stored.
+
+        With `is_lazy`, what takes long about it is left to `free_deleted`.
+        """
+        ...
+
+    def free_deleted(self) -> None:
+        """Free what was deleted lazily."""
         ...
 
     def iterate_hashes(self) -> Iterator[bytes]:
         """Iterate over the hashes of all payloads, ascending."""
         ...
 
-    def sweep(self, keep: Callable[[bytes], bool]) -> int:
-        """Remove the payloads that nobody keeps; return how many that was."""
-        ...
+
+def sweep_payloads(payloads: Payloads, keep: Callable[[bytes], bool]) -> int:
+    """Remove the payloads that nobody keeps; return how many that was.
+
+    For when no payload is being put: one that is not yet referred to would be swept.
+
+    Parameters
+    ----------
+    payloads : Payloads
+    keep : callable
+        Whether a payload with that hash is still needed.
+
+    Raises
+    ------
+    DiskFull, StorageInaccessible, DatabaseDamaged, StorageClosed
+    """
+    swept = 0
+    for payload_hash in payloads.iterate_hashes():
+        if not keep(payload_hash):
+            swept += payloads.delete(payload_hash)
+    return swept
 
 
 def check_payload(

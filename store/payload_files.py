@@ -33,6 +33,8 @@ from store.partial_files import PARTIAL_SUFFIX, FilePartial, read_file_chunk
 
 FILE_NAME = re.compile(r"[0-9a-f]{64}")
 """The name of a payload's file: its hash."""
+DELETED_MAX = 1024
+"""Deleted files that wait to be freed; one more is freed at once."""
 
 
 class PayloadFiles:
@@ -55,6 +57,7 @@ class PayloadFiles:
         self._lists = lists
         self._lock = RLock()
         self._temporary_count = 0
+        self._deleted: list[Path] = []
         # Names given to files, and how many of these are durable. What an earlier process gave, and
         # may not have made durable, counts as one.
         self._names_given, self._names_durable = 1, 0
@@ -143,8 +146,7 @@ class PayloadFiles:
         """Store a payload durably; False if another thread was faster."""
         path = self._get_path(payload_hash)
         with self._lock:
-            self._temporary_count += 1
-            temporary = path.with_name(f"{path.name}.{self._temporary_count}{TEMPORARY_SUFFIX}")
+            temporary = self._make_temporary_path(path)
         with translated_errors(path):
             # Without the lock: seconds may pass, and the same payload may come twice.
             write_temporary(temporary, data)
@@ -166,17 +168,35 @@ class PayloadFiles:
         with self._lock:
             self._names_durable = max(self._names_durable, names_given)
 
-    def delete(self, payload_hash: bytes) -> int | None:
-        """Remove a payload; return its bytes, or None if there was none."""
+    def delete(self, payload_hash: bytes, *, is_lazy: bool = False) -> int | None:
+        """Remove a payload; return its bytes, or None if there was none.
+
+        With `is_lazy` the file is only renamed: a file system takes a long time to free a large
+        one. `free_deleted` frees it, or the next start sweeps it.
+        """
         path = self._get_path(payload_hash)
         with self._lock, translated_errors(path):
             try:
                 size = path.stat().st_size
-                path.unlink()
+                if is_lazy and len(self._deleted) < DELETED_MAX:
+                    self._deleted.append(path.rename(self._make_temporary_path(path)))
+                else:
+                    path.unlink()
             except FileNotFoundError:
                 return None
             self._lists.delete(payload_hash)
         return size
+
+    def free_deleted(self) -> None:
+        """Free what was deleted lazily."""
+        while True:
+            with self._lock:
+                if not self._deleted:
+                    return
+                path = self._deleted.pop(0)
+            # Without the lock: others may store and delete meanwhile.
+            with translated_errors(path):
+                path.unlink(missing_ok=True)
 
     # Payloads that arrive chunk by chunk.
 
@@ -247,6 +267,10 @@ class PayloadFiles:
             source.rename(path)
             self._names_given += 1
             return True
+
+    def _make_temporary_path(self, path: Path) -> Path:
+        self._temporary_count += 1
+        return path.with_name(f"{path.name}.{self._temporary_count}{TEMPORARY_SUFFIX}")
 
     def _get_path(self, payload_hash: bytes) -> Path:
         return self._folder / payload_hash.hex()

@@ -10,7 +10,7 @@ for: the caller says which to keep.
 
 import heapq
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -307,11 +307,17 @@ class PayloadStore:
         start = index * CHUNK_BYTES
         return inline[start : start + CHUNK_BYTES] if 0 <= start < len(inline) else None
 
-    def delete(self, payload_hash: bytes) -> bool:
+    def delete(self, payload_hash: bytes, *, is_lazy: bool = False) -> bool:
         """Remove a payload, whole or arriving; return whether a whole one was stored.
 
-        A crash soon afterwards may bring it back; `sweep` then finds it. LevelDB gives up the
-        bytes of a small one at a later compaction.
+        A crash soon afterwards may bring it back. LevelDB gives up the bytes of a small one at a
+        later compaction.
+
+        Parameters
+        ----------
+        payload_hash : bytes, 32
+        is_lazy : bool
+            Whether a file is left to `free_deleted`, since freeing a large one takes long.
 
         Raises
         ------
@@ -333,11 +339,20 @@ class PayloadStore:
                 self._database.write(batch, sync=False)
                 self._total -= len(inline)
                 return True
-            size = self._files.delete(payload_hash)
+            size = self._files.delete(payload_hash, is_lazy=is_lazy)
             if size is None:
                 return False
             self._total -= size
             return True
+
+    def free_deleted(self) -> None:
+        """Free what was deleted lazily; it may take long, so not on an event loop.
+
+        Raises
+        ------
+        StorageInaccessible
+        """
+        self._files.free_deleted()
 
     def iterate_hashes(self) -> Iterator[bytes]:
         """Iterate over the hashes of all payloads, ascending, as they are at the call.
@@ -351,27 +366,6 @@ class PayloadStore:
             inline = (payload_hash for payload_hash, _ in self._iterate_inline())
             files = sorted(self._files.list_hashes())
         return heapq.merge(staged, inline, files)
-
-    def sweep(self, keep: Callable[[bytes], bool]) -> int:
-        """Remove the payloads that nobody keeps; return how many that was.
-
-        For the start of a node, when no payload is being put: one that is not yet referred to
-        would be swept.
-
-        Parameters
-        ----------
-        keep : callable
-            Whether a payload with that hash is still needed.
-
-        Raises
-        ------
-        DiskFull, StorageInaccessible, DatabaseDamaged, StorageClosed
-        """
-        swept = 0
-        for payload_hash in self.iterate_hashes():
-            if not keep(payload_hash):
-                swept += self.delete(payload_hash)
-        return swept
 
     def _put(
         self,

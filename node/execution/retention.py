@@ -9,6 +9,7 @@ drops what the state or a pending transaction needs: it asks first.
 
 from collections.abc import Callable, Iterable
 
+import trio
 from quorate.chain.ids import HASH_BYTES, Hash
 
 from store.database import Batch, Database
@@ -24,7 +25,8 @@ CROWDED_PART = 0.75
 UNDECIDED_KEPT_MS = 600_000
 """How long a payload is kept at least that was pulled for a transaction, in block time."""
 DROPPED_PER_BLOCK_MAX = 256
-"""Payloads dropped at one block; the rest waits for the next."""
+"""Payloads dropped at one block, beside as many as were released since the block before: a queue
+never grows for as long as blocks release more than this. The rest waits for the next."""
 
 
 class Retention:
@@ -57,6 +59,23 @@ class Retention:
         self._is_needed = is_needed
         self._get_pending = get_pending
         self._bytes_max = bytes_max
+        self._released_count = 0
+        self._has_dropped = trio.Event()
+
+    async def run(self) -> None:
+        """Free what was dropped, in a thread, until cancelled.
+
+        A file system may take a tenth of a second for one file, and a vote would wait for it.
+
+        Raises
+        ------
+        StorageError
+            If it cannot be freed; the node stops.
+        """
+        while True:
+            await self._has_dropped.wait()
+            self._has_dropped = trio.Event()
+            await trio.to_thread.run_sync(self._payloads.free_deleted)
 
     def release(self, payload_hashes: Iterable[Hash], due_ms: int) -> None:
         """Let payloads go at a block time, in milliseconds."""
@@ -72,25 +91,32 @@ class Retention:
 
     def drop_due(self, time_ms: int) -> int:
         """Drop what is due at a block time; return how many payloads went."""
-        return self._drop(_PREFIX, time_ms, lambda: False) + self._drop(
-            _WEIGHTS_PREFIX, time_ms, self._is_crowded
-        )
+        count_max = DROPPED_PER_BLOCK_MAX + self._released_count
+        self._released_count = 0
+        dropped = self._drop(_PREFIX, time_ms, count_max, lambda: False)
+        dropped += self._drop(_WEIGHTS_PREFIX, time_ms, count_max, self._is_crowded)
+        if dropped:
+            self._has_dropped.set()
+        return dropped
 
     def _put(self, prefix: bytes, payload_hashes: Iterable[Hash], due_ms: int) -> None:
         batch = Batch()
         for payload_hash in payload_hashes:
             self._put_one(batch, prefix, payload_hash, due_ms)
+            self._released_count += 1
         if batch.operations:
             self._database.write(batch, sync=False)
 
-    def _drop(self, prefix: bytes, time_ms: int, is_early: Callable[[], bool]) -> int:
+    def _drop(
+        self, prefix: bytes, time_ms: int, count_max: int, is_early: Callable[[], bool]
+    ) -> int:
         """Drop what a queue has that is due, and more of it for as long as that is wanted."""
         batch = Batch()
         dropped = looked = 0
         due = prefix + time_ms.to_bytes(_TIME_BYTES, "big")
         pending: frozenset[Hash] | None = None
         for key, _ in self._database.iterate(prefix, _get_end(prefix)):
-            if (key >= due and not is_early()) or looked >= DROPPED_PER_BLOCK_MAX:
+            if (key >= due and not is_early()) or looked >= count_max:
                 break
             looked += 1
             due_ms, payload_hash = _decode(key)
@@ -107,7 +133,7 @@ class Retention:
                 # Its transaction may be dropped, and nobody would let go of the payload then.
                 again_ms = time_ms + UNDECIDED_KEPT_MS
                 self._put_one(batch, prefix, payload_hash, again_ms)
-            elif self._payloads.delete(payload_hash):
+            elif self._payloads.delete(payload_hash, is_lazy=True):
                 dropped += 1
         if batch.operations:
             self._database.write(batch, sync=False)
@@ -144,12 +170,7 @@ class Retention:
         int
             How many.
         """
-        queued = (
-            _decode(key)[1]
-            for prefix in (_PREFIX, _WEIGHTS_PREFIX)
-            for key, _ in self._database.iterate(prefix, _get_end(prefix))
-        )
-        known = self._get_pending().union(voted, queued)
+        known = self._get_pending().union(voted, self._list_queued())
         unknown = [
             name
             for payload_hash in self._payloads.iterate_hashes()
@@ -157,6 +178,21 @@ class Retention:
         ]
         self.release(unknown, due_ms)
         return len(unknown)
+
+    def _list_queued(self) -> set[Hash]:
+        """Return what is in a queue; what an older version has put there gets its latest time."""
+        queued: dict[Hash, int] = {}
+        for prefix in (_PREFIX, _WEIGHTS_PREFIX):
+            for key, _ in self._database.iterate(prefix, _get_end(prefix)):
+                due_ms, payload_hash = _decode(key)
+                queued[payload_hash] = max(due_ms, queued.get(payload_hash, 0))
+        batch = Batch()
+        for payload_hash, due_ms in queued.items():
+            if due_ms > self._get_last_due(payload_hash):
+                batch.put(_LAST_PREFIX + payload_hash, due_ms.to_bytes(_TIME_BYTES, "big"))
+        if batch.operations:
+            self._database.write(batch, sync=False)
+        return set(queued)
 
 
 def _decode(key: bytes) -> tuple[int, Hash]:

@@ -40,7 +40,7 @@ from store.database import Database, LevelDatabase
 from store.disk import BytesLike, translated_errors
 from store.memory_payloads import MemoryPayloadStore
 from store.overlay import OverlayDatabase
-from store.payload_contract import Payloads
+from store.payload_contract import Payloads, sweep_payloads
 from store.undo import UNDO_HEIGHTS_MAX
 
 SCRATCH_PREFIX: Final = "replay-"
@@ -219,7 +219,7 @@ async def _replay_blocks(
                 "is damaged; restore it from a backup."
             )
         # Weights that were replaced would fill the memory.
-        payloads.sweep(lambda payload: executor.state.is_payload_needed(Hash(payload)))
+        sweep_payloads(payloads, lambda name: executor.state.is_payload_needed(Hash(name)))
         if progress is not None:
             progress(height, chain.height)
 

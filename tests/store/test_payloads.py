@@ -21,7 +21,7 @@ from store.errors import (
     StorageInaccessible,
 )
 from store.memory_payloads import MemoryPayloadStore
-from store.payload_contract import Payloads
+from store.payload_contract import Payloads, sweep_payloads
 from store.payloads import STAGED_BYTES_MAX, PayloadStore
 from tests.store.disks import (
     FilePayloadDisk,
@@ -167,8 +167,8 @@ def test_orphans_are_swept(payload_disk: PayloadDisk) -> None:
     ]
     assert list(payloads.iterate_hashes()) == sorted(hashes)
     kept = set(hashes[::2])
-    assert payloads.sweep(lambda payload_hash: payload_hash in kept) == 6
-    assert payloads.sweep(lambda payload_hash: payload_hash in kept) == 0
+    assert sweep_payloads(payloads, lambda payload_hash: payload_hash in kept) == 6
+    assert sweep_payloads(payloads, lambda payload_hash: payload_hash in kept) == 0
     payloads.sync()
     for _ in range(2):
         assert list(payloads.iterate_hashes()) == sorted(kept)

@@ -1,14 +1,19 @@
 """Released payloads: kept until their time, and for as long as anybody needs them."""
 
+import os
 from collections.abc import Iterator
+from pathlib import Path
+from threading import get_ident
 
 import pytest
+import trio
 from quorate.chain.content import compute_content_hash
 from quorate.chain.ids import Hash
 
 from node.execution.retention import DROPPED_PER_BLOCK_MAX, UNDECIDED_KEPT_MS, Retention
-from store.database import MemoryDatabase
+from store.database import Batch, MemoryDatabase
 from store.memory_payloads import MemoryPayloadStore
+from store.payloads import PayloadStore
 
 
 class World:
@@ -120,6 +125,7 @@ def test_one_block_looks_at_so_many_times_that_later_ones_have_replaced() -> Non
     world = World(DROPPED_PER_BLOCK_MAX + 1)
     world.retention.release(world.names, 1000)
     world.retention.release(world.names, 2000)
+    world.retention.drop_due(0)
     counts = []
     for _ in range(3):
         assert world.retention.drop_due(1001) == 0
@@ -134,8 +140,70 @@ def test_one_block_looks_at_so_many_times_that_later_ones_have_replaced() -> Non
 def test_one_block_drops_so_many_and_the_next_the_rest() -> None:
     world = World(DROPPED_PER_BLOCK_MAX + 10)
     world.retention.release(world.names, 1000)
+    world.retention.drop_due(0)
     assert world.retention.drop_due(2000) == DROPPED_PER_BLOCK_MAX
     assert world.retention.drop_due(2001) == 10
+
+
+def test_no_queue_grows_when_blocks_release_more_than_one_block_drops() -> None:
+    count = 2 * DROPPED_PER_BLOCK_MAX
+    world = World(4 * count)
+    for block in range(4):
+        names = world.names[block * count : (block + 1) * count]
+        # As the node does it: large ones are released twice, as pulled and as decided.
+        world.retention.release(names, 1000 * block)
+        world.retention.release(names, 1000 * block + 1)
+        world.retention.drop_due(1000 * block + 2)
+        assert len(list(world.held())) == count * (3 - block)
+    assert not list(world.database.iterate(b"A", b"Z"))
+
+
+@pytest.mark.parametrize("are_weights", [False, True])
+def test_queues_of_an_older_version_have_no_latest_times(are_weights: bool) -> None:
+    world = World(1)
+    world.retention.release_undecided(world.names[0], 1000)
+    release = world.retention.release_weights if are_weights else world.retention.release
+    release(world.names, 3_600_000)
+    batch = Batch()
+    batch.delete(b"L" + world.names[0])
+    world.database.write(batch, sync=True)
+    world.open()
+    assert world.retention.release_unknown(5000) == 0
+    assert world.retention.drop_due(1001 + UNDECIDED_KEPT_MS) == 0
+    assert world.retention.drop_due(3_600_001) == 1
+    assert not list(world.database.iterate(b"A", b"Z"))
+
+
+async def test_what_was_dropped_is_freed_in_a_thread(tmp_path: Path) -> None:
+    """A file system takes long for large files; the event loop only renames them."""
+    world = World(0)
+    threads: list[int] = []
+    is_freed = trio.Event()
+
+    class WatchedPayloads(PayloadStore):
+        def free_deleted(self) -> None:
+            super().free_deleted()
+            threads.append(get_ident())
+            trio.from_thread.run_sync(is_freed.set)
+
+    payloads = WatchedPayloads(MemoryDatabase(), tmp_path, inline_bytes_max=1)
+    world.payloads = payloads  # type: ignore[assignment]
+    world.open()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(world.retention.run)
+        for number in range(3):
+            is_freed = trio.Event()
+            name = Hash(payloads.put(bytes([number, number])))
+            world.retention.release([name], 1000)
+            assert world.retention.drop_due(1001) == 1
+            assert not payloads.has(name)
+            assert len(os.listdir(tmp_path)) == 1  # noqa: PTH208
+            with trio.fail_after(5):
+                await is_freed.wait()
+            assert os.listdir(tmp_path) == []  # noqa: PTH208
+        nursery.cancel_scope.cancel()
+    assert len(threads) == 3
+    assert get_ident() not in threads
 
 
 def test_a_restart_keeps_the_queue() -> None:
