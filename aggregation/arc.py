@@ -18,7 +18,7 @@ Source: Allouah, Guerraoui, Gupta, Jellouli, Rizk, Stephan, arXiv:2405.14432, Al
 """
 
 from aggregation.clip import ClippedSource, compute_ratios
-from aggregation.columns import ColumnSource
+from aggregation.columns import ColumnSource, validate_precondition
 from aggregation.distances import compute_squared_norms
 
 
@@ -34,9 +34,15 @@ def clip_adaptively(source: ColumnSource, num_byzantine: int) -> ClippedSource:
     Returns
     -------
     ClippedSource
+
+    Raises
+    ------
+    BoundError
+        If there are fewer updates.
     """
-    norms = compute_squared_norms(source)
     n = source.n_updates
+    validate_precondition(n, num_byzantine, 2 * num_byzantine + 1)
+    norms = compute_squared_norms(source)
     clipped = 2 * num_byzantine * (n - num_byzantine) // n
     bound = sorted(norms)[n - 1 - clipped]
     return ClippedSource(source, compute_ratios(norms, bound))

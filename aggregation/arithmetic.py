@@ -23,6 +23,9 @@ FIXED_POINT_FRACTION_BITS = FIXED_POINT_ONE.bit_length() - 1
 """16, the fraction bits of a learning rate or a momentum."""
 INT32_MIN = -(2**31)
 INT32_MAX = 2**31 - 1
+DIVISION_ABS_MAX = 2**62
+DIVISION_INT32_ABS_MAX = 2**29
+"""Below these magnitudes a doubled dividend and the divisor beside it fit their type."""
 SCORE_FRACTION_BITS = 16
 SCORE_ONE = 1 << SCORE_FRACTION_BITS
 SCORE_ABS_MAX = 1 << 31
@@ -50,7 +53,14 @@ def divide_rounded(
     Returns
     -------
     int64, the shape of `values`
+
+    Raises
+    ------
+    BoundError
+        If a value or a divisor leaves its range.
     """
+    least, most = (divisor, divisor) if isinstance(divisor, int) else _find_range(divisor)
+    _validate_division(values, least, most, DIVISION_ABS_MAX - most, DIVISION_ABS_MAX >> 1)
     doubled = values << 1
     # The arithmetic shift is -1 for a negative value and 0 for the others.
     doubled += values >> 63
@@ -72,12 +82,42 @@ def divide_rounded_int32(values: NDArray[np.int32], divisor: int) -> NDArray[np.
     Returns
     -------
     int32, the shape of `values`
+
+    Raises
+    ------
+    BoundError
+        If a value or the divisor leaves its range.
     """
+    bound = DIVISION_INT32_ABS_MAX
+    _validate_division(values, divisor, divisor, bound, (bound >> 1) + 1)
     doubled = values << 1
     doubled += values >> 31
     doubled += divisor
     doubled //= 2 * divisor
     return doubled
+
+
+def _find_range(values: NDArray[np.int32] | NDArray[np.int64]) -> tuple[int, int]:
+    """Return the smallest and the largest value; of none, 1 and 1."""
+    return (int(values.min()), int(values.max())) if values.size else (1, 1)
+
+
+def _validate_division(
+    values: NDArray[np.int32] | NDArray[np.int64],
+    divisor_least: int,
+    divisor_most: int,
+    values_bound: int,
+    divisor_bound: int,
+) -> None:
+    if divisor_least < 1 or divisor_most >= divisor_bound:
+        raise BoundError(
+            f"divisors of {divisor_least} to {divisor_most} are outside 1..{divisor_bound - 1}"
+        )
+    least, most = _find_range(values)
+    if max(-least, most) >= values_bound:
+        raise BoundError(
+            f"values of {least} to {most} reach {values_bound}: doubled, they could overflow"
+        )
 
 
 def divide_rounded_exact(value: int, divisor: int) -> int:

@@ -30,14 +30,17 @@ Source: El Mhamdi, Guerraoui, Rouault, arXiv:1802.07927, section 4.
 
 import numpy as np
 from numpy.typing import NDArray
+from quorate.chain.task import UPDATES_PER_ROUND_MAX
 
 from aggregation.arithmetic import divide_rounded_int32
-from aggregation.columns import ColumnSource, get_block_bounds
+from aggregation.columns import ColumnSource, get_block_bounds, validate_precondition
 from aggregation.distances import compute_squared_distances
+from aggregation.errors import BoundError
 from aggregation.multi_krum import compute_krum_scores, judge_centrality
 from aggregation.ranking import sort_columns
 from aggregation.verdict import Verdict
 
+DISTANCE_MAX = 2**62
 _LIMB_BITS = 31
 _LIMB_MASK = (1 << _LIMB_BITS) - 1
 _ABSENT = np.iinfo(np.int64).max
@@ -57,8 +60,14 @@ def aggregate_bulyan(source: ColumnSource, num_byzantine: int) -> tuple[NDArray[
     vector : int16, (d,)
     verdict : Verdict
         See `multi_krum.judge_centrality`; set aside are the updates that are not in S.
+
+    Raises
+    ------
+    BoundError
+        If there are fewer updates.
     """
     n = source.n_updates
+    validate_precondition(n, num_byzantine, 4 * num_byzantine + 3)
     distances = compute_squared_distances(source)
     chosen = sorted(select_repeatedly(distances, num_byzantine, n - 2 * num_byzantine))
     vector = np.empty(source.dimension, np.int16)
@@ -81,7 +90,14 @@ def average_around_median(rows: list[NDArray[np.int16]], drop: int) -> NDArray[n
     Returns
     -------
     int32, (columns,)
+
+    Raises
+    ------
+    BoundError
+        If there are more rows, or none would be left.
     """
+    if not 0 <= drop < len(rows) <= UPDATES_PER_ROUND_MAX:
+        raise BoundError(f"{drop} of {len(rows)} values were to be dropped")
     kept = len(rows) - drop
     middle = (len(rows) - 1) // 2
     median = rows[middle]
@@ -116,8 +132,16 @@ def select_repeatedly(distances: NDArray[np.int64], num_byzantine: int, count: i
     -------
     list of int, (count,)
         In the order of their choice.
+
+    Raises
+    ------
+    BoundError
+        If more than n are to be chosen, n < num_byzantine + 3, or a distance is out of range.
     """
     n = distances.shape[0]
+    validate_precondition(n, num_byzantine, max(count, num_byzantine + 3))
+    if int(distances.min()) < 0 or int(distances.max()) >= DISTANCE_MAX:
+        raise BoundError(f"a squared distance is outside 0..{DISTANCE_MAX - 1}")
     neighbours = n - num_byzantine - 2
     members = np.arange(n)
     # Itself first: a distance that no other can undercut.

@@ -30,8 +30,10 @@ from numpy.typing import NDArray
 from aggregation.arithmetic import divide_rounded
 from aggregation.columns import ColumnSource
 from aggregation.distances import compute_squared_norms
+from aggregation.errors import BoundError
 
 RATIO_FRACTION_BITS = 16
+RATIO_MAX = 2**46
 _TABLE_VALUES = 1 << 16
 
 
@@ -81,7 +83,27 @@ class ClippedSource:
 
 
 def scale_down(values: NDArray[np.int16], numerator: int, denominator: int) -> NDArray[np.int16]:
-    """Return round(v * numerator / denominator), 0 <= numerator <= denominator < 2^46."""
+    """Return round(v * numerator / denominator) of each value.
+
+    Parameters
+    ----------
+    values : int16, any shape
+    numerator, denominator : int
+        0 <= numerator <= denominator < 2^46, and the denominator positive.
+
+    Returns
+    -------
+    int16, the shape of `values`
+
+    Raises
+    ------
+    BoundError
+        If the ratio leaves its range.
+    """
+    if not 0 <= numerator <= denominator < RATIO_MAX:
+        raise BoundError(
+            f"the ratio {numerator} / {denominator} is none of two integers below 2^46, at most 1"
+        )
     return divide_rounded(values.astype(np.int64) * numerator, denominator).astype(np.int16)
 
 

@@ -194,6 +194,24 @@ class RowSource:
             self._saturated += int(np.count_nonzero(block == -INT16_ABS_MAX))
 
 
+def validate_precondition(n_updates: int, num_byzantine: int, updates_min: int) -> None:
+    """Refuse to run a stage on fewer updates than it needs for its f.
+
+    A task's rule has been checked by then (`composition.validate_rule`), so that a stage that finds
+    itself here has been called by mistake.
+
+    Raises
+    ------
+    BoundError
+        If n_updates < updates_min, or num_byzantine is negative.
+    """
+    if num_byzantine < 0 or n_updates < updates_min:
+        raise BoundError(
+            f"a stage was called with {n_updates} updates and num_byzantine = {num_byzantine}; it"
+            f" needs n >= {updates_min}"
+        )
+
+
 def get_block_width(source: ColumnSource) -> int:
     """Return how many columns a source's blocks have at most; depends on its shape alone."""
     width = max(BLOCK_VALUES // source.rows_read, COLUMNS_MIN)
@@ -206,9 +224,7 @@ def get_block_bounds(source: ColumnSource) -> Iterator[tuple[int, int]]:
 
     No result depends on their width: whatever is added up over blocks is an exact integer.
     """
-    width = get_block_width(source)
-    for start in range(0, source.dimension, width):
-        yield start, min(start + width, source.dimension)
+    yield from _cut(source.dimension, get_block_width(source))
 
 
 def get_wide_block_bounds(source: ColumnSource) -> Iterator[tuple[int, int]]:
@@ -221,5 +237,9 @@ def get_wide_block_bounds(source: ColumnSource) -> Iterator[tuple[int, int]]:
         yield from get_block_bounds(source)
         return
     width = max(1, min(BLOCK_VALUES_MAX // source.rows_read, COLUMNS_MAX))
-    for start in range(0, source.dimension, width):
-        yield start, min(start + width, source.dimension)
+    yield from _cut(source.dimension, width)
+
+
+def _cut(dimension: int, width: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, dimension, width):
+        yield start, min(start + width, dimension)

@@ -26,6 +26,7 @@ from aggregation.distances import FloatBlock, validate_exact_products
 from aggregation.errors import BoundError
 
 WEIGHTS_TOTAL_MAX = 2**36
+PRODUCT_ABS_MAX = 2**60
 _LIMB_BITS = 20
 _LIMB_MASK = (1 << _LIMB_BITS) - 1
 
@@ -48,9 +49,12 @@ def compute_squared_gaps(gram: NDArray[np.int64], weights: Sequence[int]) -> lis
     Raises
     ------
     BoundError
-        If a weight is negative, or their sum out of range.
+        If a weight is negative, or their sum or an inner product out of range.
     """
     total = _validate_weights(weights)
+    # |<u_i, u_j>| is at most the larger of |u_i|^2 and |u_j|^2.
+    if int(np.diagonal(gram).max()) >= PRODUCT_ABS_MAX:
+        raise BoundError(f"an inner product reaches {PRODUCT_ABS_MAX}")
     factors = np.array(weights, np.int64)
     products = [0] * len(weights)
     for shift in (2 * _LIMB_BITS, _LIMB_BITS, 0):

@@ -97,11 +97,11 @@ def validate_rule(rule: AggregationRule, updates_min: int) -> None:
     Raises
     ------
     RuleError
-        If there is not exactly one final stage, in the last place; if a pre-aggregation is
-        repeated; if a parameter belongs to a stage that is absent; if the precondition of a
-        stage, n >= the bound the message names, does not hold for `updates_min`, or behind
-        `bucketing` for the number of buckets; if `mean` is to tolerate hostile updates without
-        `clip` or `arc`.
+        If a number is negative; if there is not exactly one final stage, in the last place; if a
+        pre-aggregation is repeated; if a parameter belongs to a stage that is absent; if the
+        precondition of a stage, n >= the bound the message names, does not hold for
+        `updates_min`, or behind `bucketing` for the number of buckets; if `mean` is to tolerate
+        hostile updates without `clip` or `arc`.
     """
     _validate_composition(rule)
     f = rule.num_byzantine
@@ -132,6 +132,8 @@ def validate_rule(rule: AggregationRule, updates_min: int) -> None:
 def _validate_composition(rule: AggregationRule) -> None:
     if not rule.stages:
         raise RuleError("a rule needs at least one stage")
+    if rule.num_byzantine < 0:
+        raise RuleError(f"num_byzantine is negative: {rule.num_byzantine}")
     *front, last = rule.stages
     for stage in front:
         if stage not in PRE_AGGREGATIONS:
@@ -147,6 +149,8 @@ def _validate_composition(rule: AggregationRule) -> None:
         if stage in front[:index]:
             raise RuleError(f"{stage} stands in the rule twice")
     for name, stages in PARAMETERS.items():
+        if getattr(rule, name) < 0:
+            raise RuleError(f"{name} is negative: {getattr(rule, name)}")
         if getattr(rule, name) and not set(stages) & set(rule.stages):
             raise RuleError(
                 f"{name} is a parameter of {' and '.join(stages)}, which is not in the rule"

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from quorate.chain.task import PARAMETERS_MAX
 
 from aggregation.arithmetic import INT16_ABS_MAX
 from aggregation.columns import ColumnSource, get_block_bounds, get_block_width
@@ -146,8 +147,7 @@ def sum_rows(values: NDArray[np.float64], value_abs_max: int) -> NDArray[np.int3
         If n * value_abs_max >= 2^31.
     """
     rows = values.shape[0]
-    if rows * value_abs_max >= 2**31:
-        raise BoundError(f"sums of {rows} values of {value_abs_max} exceed int32")
+    _validate_int32_sums(rows, value_abs_max)
     return (np.ones(rows) @ values).astype(np.int32)
 
 
@@ -233,14 +233,33 @@ def sum_selected_rows(
         If n * value_abs_max >= 2^31.
     """
     rows = selection.shape[1]
-    validate_exact_products(1, value_abs_max, rows)
-    if rows * value_abs_max >= 2**31:
-        raise BoundError(f"sums of {rows} values of {value_abs_max} exceed int32")
+    _validate_int32_sums(rows, value_abs_max)
     return np.matmul(selection, values, out=room).astype(np.int32)
 
 
+def _validate_int32_sums(rows: int, value_abs_max: int) -> None:
+    """Refuse sums of rows that could leave int32, long before they could leave float64."""
+    if rows * value_abs_max >= 2**31:
+        raise BoundError(f"sums of {rows} values of {value_abs_max} exceed int32")
+
+
+def _validate_dimension(source: ColumnSource) -> None:
+    """Refuse updates so long that sums over their columns could leave int64."""
+    if source.dimension > PARAMETERS_MAX:
+        raise BoundError(
+            f"products of {source.dimension} columns, more than {PARAMETERS_MAX}, exceed int64"
+        )
+
+
 def compute_squared_norms(source: ColumnSource) -> list[int]:
-    """Return |u_i|^2 of each update of a source, exactly; each is below 2^60."""
+    """Return |u_i|^2 of each update of a source, exactly; each is below 2^60.
+
+    Raises
+    ------
+    BoundError
+        If d > 2^30.
+    """
+    _validate_dimension(source)
     total = np.zeros(source.n_updates, np.int64)
     room = FloatBlock(source)
     for start, stop in get_block_bounds(source):
@@ -257,7 +276,13 @@ def compute_gram(source: ColumnSource) -> NDArray[np.int64]:
     -------
     int64, (n, n)
         Symmetric, magnitudes below 2^60.
+
+    Raises
+    ------
+    BoundError
+        If d > 2^30.
     """
+    _validate_dimension(source)
     total = np.zeros((source.n_updates, source.n_updates), np.int64)
     room = FloatBlock(source)
     for start, stop in get_block_bounds(source):
@@ -272,6 +297,11 @@ def compute_squared_distances(source: ColumnSource) -> NDArray[np.int64]:
     -------
     int64, (n, n)
         Symmetric with a zero diagonal, entries below 2^62; no intermediate exceeds 2^62.
+
+    Raises
+    ------
+    BoundError
+        If d > 2^30.
     """
     gram = compute_gram(source)
     norms = np.diagonal(gram)

@@ -38,5 +38,10 @@ def aggregate_krum(source: ColumnSource, num_byzantine: int) -> tuple[NDArray[np
     vector : int16, (d,)
     verdict : Verdict
         See `multi_krum.judge_centrality`.
+
+    Raises
+    ------
+    BoundError
+        If there are fewer updates.
     """
     return aggregate_multi_krum(source, num_byzantine, selected=1)

@@ -17,7 +17,7 @@ Source: Yin, Chen, Ramchandran, Bartlett, arXiv:1803.01498, Definition 1.
 import numpy as np
 from numpy.typing import NDArray
 
-from aggregation.columns import ColumnSource, get_wide_block_bounds
+from aggregation.columns import ColumnSource, get_wide_block_bounds, validate_precondition
 from aggregation.ranking import keep_middle, select_ranks
 from aggregation.trimmed_mean import compute_rows_mean, count_within, judge_survival
 from aggregation.verdict import Verdict
@@ -43,8 +43,14 @@ def aggregate_median(
     -------
     vector : int16, (d,)
     verdict : Verdict or None
+
+    Raises
+    ------
+    BoundError
+        If there are fewer updates.
     """
     n = source.n_updates
+    validate_precondition(n, num_byzantine, 2 * num_byzantine + 1)
     vector = np.empty(source.dimension, np.int16)
     survived = np.zeros(n, np.int64)
     middle_ranks = ((n - 1) // 2,) if n % 2 else (n // 2 - 1, n // 2)

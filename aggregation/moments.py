@@ -42,6 +42,7 @@ SECOND_MOMENT_START_MAX = 2**46
 SECOND_MOMENT_FRACTION_BITS = 16
 ROOT_FRACTION_BITS = SECOND_MOMENT_FRACTION_BITS // 2
 ROOT_VALUE_MAX = 2**62 - 1
+FRACTION_BITS_MAX = 30
 _RATIO_SHIFT = 16
 _RATIO_FRACTION_BITS = _RATIO_SHIFT + FIXED_POINT_FRACTION_BITS - ROOT_FRACTION_BITS
 
@@ -92,7 +93,14 @@ def compute_adaptivity(optimizer: ServerOptimizer, update_fraction_bits: int) ->
     -------
     int
         In 1..2^54.
+
+    Raises
+    ------
+    BoundError
+        If `update_fraction_bits` leaves its range.
     """
+    if not 0 <= update_fraction_bits <= FRACTION_BITS_MAX:
+        raise BoundError(f"{update_fraction_bits} fraction bits are not 0..{FRACTION_BITS_MAX}")
     shift = update_fraction_bits + ROOT_FRACTION_BITS - FIXED_POINT_FRACTION_BITS
     if shift >= 0:
         return max(1, optimizer.adaptivity << shift)
@@ -122,7 +130,13 @@ def compute_adaptive_step(
     -------
     int64, (n,)
         At the weights' scale, within +-2^40.
+
+    Raises
+    ------
+    BoundError
+        If a moment or a number of fraction bits leaves its range.
     """
+    validate_range("first moment", first, -FIRST_MOMENT_ABS_MAX, FIRST_MOMENT_ABS_MAX)
     divisors = compute_roots(second)
     divisors += compute_adaptivity(optimizer, update_fraction_bits)
     ratios = divide_rounded(first << _RATIO_SHIFT, divisors)

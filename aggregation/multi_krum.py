@@ -22,8 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregation.arithmetic import compute_score
-from aggregation.columns import ColumnSource, get_block_bounds
+from aggregation.columns import ColumnSource, get_block_bounds, validate_precondition
 from aggregation.distances import compute_squared_distances
+from aggregation.errors import BoundError
 from aggregation.trimmed_mean import compute_rows_mean
 from aggregation.verdict import Verdict
 
@@ -46,8 +47,16 @@ def aggregate_multi_krum(
     vector : int16, (d,)
     verdict : Verdict
         See `judge_centrality`.
+
+    Raises
+    ------
+    BoundError
+        If there are fewer updates, or m > n - num_byzantine.
     """
     n = source.n_updates
+    validate_precondition(n, num_byzantine, 2 * num_byzantine + 3)
+    if not 0 <= selected <= n - num_byzantine:
+        raise BoundError(f"{selected} of {n} updates were to be selected with f = {num_byzantine}")
     krum_scores = compute_krum_scores(compute_squared_distances(source), num_byzantine)
     ranking = sorted(range(n), key=krum_scores.__getitem__)
     chosen = sorted(ranking[: selected or n - num_byzantine])
@@ -70,11 +79,18 @@ def compute_krum_scores(distances: NDArray[np.int64], num_byzantine: int) -> lis
     Returns
     -------
     list of int, (n,)
+
+    Raises
+    ------
+    BoundError
+        If n < num_byzantine + 3, so that an update has no neighbour to count.
     """
     neighbours = distances.shape[0] - num_byzantine - 2
+    validate_precondition(distances.shape[0], num_byzantine, num_byzantine + 3)
     # An update's distance to itself is 0 and so among the smallest: one more entry, adding nothing.
     nearest = np.sort(distances, axis=1, kind="stable")[:, : neighbours + 1]
-    return [sum(row) for row in nearest.tolist()]
+    # Row by row, so that there are never n^2 Python integers.
+    return [sum(row.tolist()) for row in nearest]
 
 
 def judge_centrality(krum_scores: list[int], chosen: list[int]) -> Verdict:

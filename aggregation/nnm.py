@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregation.arithmetic import INT16_ABS_MAX, compute_score, divide_rounded_int32
-from aggregation.columns import ColumnSource
+from aggregation.columns import ColumnSource, validate_precondition
 from aggregation.distances import FloatBlock, compute_squared_distances, sum_selected_rows
 from aggregation.verdict import Verdict
 
@@ -80,7 +80,13 @@ def mix_nearest_neighbours(
     mixed : ColumnSource
     verdict : Verdict
         See `judge_in_degree`.
+
+    Raises
+    ------
+    BoundError
+        If there are fewer updates.
     """
+    validate_precondition(source.n_updates, num_byzantine, 2 * num_byzantine + 1)
     distances = compute_squared_distances(source)
     neighbours = source.n_updates - num_byzantine
     order = np.argsort(distances, axis=1, kind="stable")[:, :neighbours]

@@ -15,15 +15,25 @@ from typing import assert_never
 
 import numpy as np
 from numpy.typing import NDArray
-from quorate.chain.task import OptimizerName, ServerOptimizer, TensorSpec
+from quorate.chain.task import FIXED_POINT_ONE, OptimizerName, ServerOptimizer, TensorSpec
 from quorate.chain.weights import WEIGHT_BYTES
 
 from aggregation.adagrad import compute_adagrad_moment
 from aggregation.adam import compute_adam_moment
-from aggregation.arithmetic import INT16_ABS_MAX, INT32_MAX, INT32_MIN
+from aggregation.arithmetic import (
+    INT16_ABS_MAX,
+    INT32_MAX,
+    INT32_MIN,
+    SCALE_MULTIPLIER_MAX,
+)
 from aggregation.columns import PayloadBytes
 from aggregation.errors import BoundError, RuleError
-from aggregation.moments import compute_adaptive_step, compute_first_moment, compute_start
+from aggregation.moments import (
+    FRACTION_BITS_MAX,
+    compute_adaptive_step,
+    compute_first_moment,
+    compute_start,
+)
 from aggregation.momentum import compute_momentum_step, compute_velocity
 from aggregation.sgd import compute_sgd_step
 from aggregation.yogi import compute_yogi_moment
@@ -134,9 +144,10 @@ def apply_optimizer(
     Raises
     ------
     BoundError
-        If the lengths do not belong together, or a value of the aggregate or the state is outside
-        the range for which the arithmetic is exact.
+        If the lengths do not belong together, or a parameter or a value of the aggregate or the
+        state is outside the range for which the arithmetic is exact.
     """
+    _validate_parameters(optimizer, tensors)
     dimension = sum(tensor.size for tensor in tensors)
     if isinstance(weights, bytes | memoryview):
         weights = np.frombuffer(weights, np.uint8)
@@ -191,6 +202,22 @@ def _compute_step(
             assert_never(optimizer.name)
     state[0] = compute_first_moment(optimizer, state[0], update)
     return compute_adaptive_step(optimizer, state[0], state[1], weight_bits, update_bits)
+
+
+def _validate_parameters(optimizer: ServerOptimizer, tensors: Sequence[TensorSpec]) -> None:
+    """Refuse what decoding a task refuses, and building its parts in memory does not."""
+    decays = (optimizer.momentum, optimizer.second_moment_decay)
+    factors = (optimizer.learning_rate, optimizer.adaptivity)
+    if min(decays) < 0 or max(decays) >= FIXED_POINT_ONE:
+        raise BoundError(f"the decays {decays} are not all in 0..{FIXED_POINT_ONE - 1}")
+    if min(factors) < 0 or max(factors) > SCALE_MULTIPLIER_MAX:
+        raise BoundError(f"rate and adaptivity {factors} are not in 0..{SCALE_MULTIPLIER_MAX}")
+    for tensor in tensors:
+        for bits in (tensor.weight_fraction_bits, tensor.update_fraction_bits):
+            if not 0 <= bits <= FRACTION_BITS_MAX:
+                raise BoundError(
+                    f"tensor {tensor.name} has {bits} fraction bits, not 0..{FRACTION_BITS_MAX}"
+                )
 
 
 def _validate_lengths(

@@ -16,6 +16,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregation.errors import BoundError
+
 NETWORK_ROWS_MAX = 512
 NETWORKS_CACHED_MAX = 64
 _DISCARDED = -1
@@ -39,8 +41,15 @@ def keep_middle(block: NDArray[np.int16], drop: int) -> list[NDArray[np.int16]]:
     -------
     list of int16, (columns,)
         n - 2 * drop rows. A column's kept values are in no particular order over the rows.
+
+    Raises
+    ------
+    BoundError
+        If `drop` leaves its range.
     """
     rows = block.shape[0]
+    if not 0 <= 2 * drop < rows:
+        raise BoundError(f"{drop} values were to be dropped from each end of {rows}")
     if drop == 0:
         return list(block)
     if rows > NETWORK_ROWS_MAX:
@@ -63,7 +72,14 @@ def select_ranks(block: NDArray[np.int16], ranks: tuple[int, ...]) -> list[NDArr
     -------
     list of int16, (columns,)
         One row for each rank, in the order of `ranks`.
+
+    Raises
+    ------
+    BoundError
+        If a rank leaves its range.
     """
+    if not all(0 <= rank < block.shape[0] for rank in ranks):
+        raise BoundError(f"the ranks {ranks} are not all in 0..{block.shape[0] - 1}")
     if block.shape[0] > NETWORK_ROWS_MAX:
         rows = _keep_middle_sorted(block, 0)
     else:

@@ -17,9 +17,11 @@ Source: Yin, Chen, Ramchandran, Bartlett, arXiv:1803.01498, Definition 2.
 
 import numpy as np
 from numpy.typing import NDArray
+from quorate.chain.task import UPDATES_PER_ROUND_MAX
 
 from aggregation.arithmetic import compute_score, divide_rounded_int32
-from aggregation.columns import ColumnSource, get_wide_block_bounds
+from aggregation.columns import ColumnSource, get_wide_block_bounds, validate_precondition
+from aggregation.errors import BoundError
 from aggregation.ranking import keep_middle
 from aggregation.verdict import Verdict
 
@@ -42,7 +44,13 @@ def aggregate_trimmed_mean(
     vector : int16, (d,)
     verdict : Verdict or None
         See `judge_survival`.
+
+    Raises
+    ------
+    BoundError
+        If there are fewer updates.
     """
+    validate_precondition(source.n_updates, num_byzantine, 2 * num_byzantine + 1)
     vector = np.empty(source.dimension, np.int16)
     survived = np.zeros(source.n_updates, np.int64)
     for start, stop in get_wide_block_bounds(source):
@@ -59,7 +67,15 @@ def aggregate_trimmed_mean(
 
 
 def compute_rows_mean(rows: list[NDArray[np.int16]]) -> NDArray[np.int32]:
-    """Return the rounded mean of 1 to 4,096 rows of one block."""
+    """Return the rounded mean of 1 to 4,096 rows of one block.
+
+    Raises
+    ------
+    BoundError
+        If there are none, or more.
+    """
+    if not 1 <= len(rows) <= UPDATES_PER_ROUND_MAX:
+        raise BoundError(f"a mean of {len(rows)} rows, not of 1 to {UPDATES_PER_ROUND_MAX}")
     total = rows[0].astype(np.int32)
     for row in rows[1:]:
         total += row
