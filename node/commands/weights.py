@@ -5,13 +5,14 @@ chain's validators have signed.
 """
 
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Final
 
 import numpy as np
 import typer
+from quorate.chain.errors import QuorateError
 from quorate.chain.genesis import Genesis
 from quorate.chain.weights import WEIGHT_BYTES
 from quorate.client import Client
@@ -22,7 +23,7 @@ from quorate.progress import ProgressBar
 from quorate.verification import VerifiedWeights, verify_weights
 from quorate.weights_file import StoredWeights
 
-from node.commands.printing import Value
+from node.commands.printing import Printer, Value
 from node.commands.settings import (
     NodeOption,
     OutputOption,
@@ -32,6 +33,7 @@ from node.commands.settings import (
 )
 from node.commands.task_file import pick_tensors, read_arrays, read_bytes
 from node.commands.tasks import TaskArgument
+from node.failures import describe_failure
 from store.disk import TEMPORARY_SUFFIX
 
 BEHIND_SECONDS_MAX: Final = 30.0
@@ -89,13 +91,17 @@ def get(
     """Download weights and verify them.
 
     The finalized ones of a task; more than two thirds of the validators' power must have signed
-    the block that they are in. An interrupted download goes on where it ended.
+    the block that they are in. An interrupted download goes on where it ended. A node that fails
+    is told on standard error, and the others go on.
     """
+    printer, failed = get_printer(context, output), dict[str, QuorateError]()
     file = file.expanduser()
     is_archive = file.suffix == ".npz"
     raw = file.with_name(file.name + RAW_SUFFIX) if is_archive else file
     with ExitStack() as stack:
         client, source = stack.enter_context(_connect(get_node_url(context, node), commit_from))
+        # After the bar's line has ended, and however the download ends.
+        stack.callback(_tell_left_out, printer, failed)
         bar = stack.enter_context(ProgressBar())
         stored = client.download_weights(
             task,
@@ -105,12 +111,13 @@ def get(
             commit_from=source,
             others=[stack.enter_context(open_client(url)) for url in others or ()],
             progress=bar.show,
+            left_out=failed.setdefault,
         )
     if is_archive:
         _write_archive(file, stored)
         raw.unlink()
     record = {**_describe(stored, trusted, file), "bytes_kept": stored.bytes_kept}
-    get_printer(context, output).print_record(record)
+    printer.print_record(record)
 
 
 @app.command()
@@ -152,6 +159,12 @@ def _connect(url: str, commit_from: str | None) -> Iterator[tuple[Client, Client
             yield client, client
         else:
             yield client, stack.enter_context(open_client(commit_from))
+
+
+def _tell_left_out(printer: Printer, failed: Mapping[str, QuorateError]) -> None:
+    """Tell of each node that chunks were not taken from any more, and why."""
+    for url, reason in failed.items():
+        printer.note(f"Left out {url}: {describe_failure(reason)}")
 
 
 def _get_trusted(genesis: Path | None, source: Client) -> Genesis:

@@ -23,7 +23,7 @@ from quorate.chain.transaction import Body, TaskStatus
 from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import Commit
 from quorate.chain.weights import ModelLeaf
-from quorate.downloads import DownloadOptions
+from quorate.downloads import DownloadOptions, OnLeftOut, ignore_left_out
 from quorate.http_exchange import ConnectionOptions
 from quorate.payload_source import PayloadData, PayloadSource
 from quorate.progress import OnProgress, ignore_progress
@@ -160,7 +160,7 @@ class AsyncClient:
     ) -> VerifiedWeights:
         """Download the latest finalized weights and check them, as `Client` does."""
         source = self if commit_from is None else commit_from
-        script = procedures.get_verified_weights(
+        script = downloads.get_verified_weights(
             self.endpoint, source.endpoint, task, trusted, timeout_s
         )
         return await self.run(script, others=(source,))
@@ -175,18 +175,12 @@ class AsyncClient:
         commit_from: "AsyncClient | None" = None,
         others: "Sequence[AsyncClient]" = (),
         progress: OnProgress = ignore_progress,
+        left_out: OnLeftOut = ignore_left_out,
     ) -> StoredWeights:
         """Download weights into a file, verified chunk by chunk, as `Client` does."""
-        options = DownloadOptions(
-            height,
-            trusted,
-            None if commit_from is None else commit_from.endpoint,
-            [each.endpoint for each in others],
-            progress,
-        )
+        options = DownloadOptions(height, trusted, commit_from, others, progress, left_out)
         script = downloads.download_weights(self.endpoint, task, Path(path), options)
-        sources = (*others, *(() if commit_from is None else (commit_from,)))
-        return await self.run(script, others=sources)
+        return await self.run(script, others=options.nodes)
 
     async def events(
         self,

@@ -23,7 +23,7 @@ from quorate.chain.validators import ValidatorSet
 from quorate.chain.vote import Commit
 from quorate.chain.weights import ModelLeaf
 from quorate.connection import Connection, run_script
-from quorate.downloads import DownloadOptions
+from quorate.downloads import DownloadOptions, OnLeftOut, ignore_left_out
 from quorate.http_exchange import ConnectionOptions
 from quorate.payload_source import PayloadData, PayloadSource
 from quorate.progress import OnProgress, ignore_progress
@@ -203,7 +203,7 @@ class Client:
         >>> arrays = verified.to_arrays(schema)  # doctest: +SKIP
         """
         source = self if commit_from is None else commit_from
-        script = procedures.get_verified_weights(
+        script = downloads.get_verified_weights(
             self.endpoint, source.endpoint, task, trusted, timeout_s
         )
         return self.run(script, others=(source,))
@@ -218,6 +218,7 @@ class Client:
         commit_from: "Client | None" = None,
         others: "Sequence[Client]" = (),
         progress: OnProgress = ignore_progress,
+        left_out: OnLeftOut = ignore_left_out,
     ) -> StoredWeights:
         """Download weights into a file and verify them, chunk by chunk, against the chain.
 
@@ -239,6 +240,8 @@ class Client:
             Nodes to take chunks from beside this one.
         progress : callable
             Called after each chunk, from another thread.
+        left_out : callable
+            Called once with the address of each node that failed, and why; from another thread.
 
         Returns
         -------
@@ -260,16 +263,9 @@ class Client:
         ... )  # doctest: +SKIP
         >>> stored.arrays[0].shape  # doctest: +SKIP
         """
-        options = DownloadOptions(
-            height,
-            trusted,
-            None if commit_from is None else commit_from.endpoint,
-            [each.endpoint for each in others],
-            progress,
-        )
+        options = DownloadOptions(height, trusted, commit_from, others, progress, left_out)
         script = downloads.download_weights(self.endpoint, task, Path(path), options)
-        sources = (*others, *(() if commit_from is None else (commit_from,)))
-        return self.run(script, others=sources)
+        return self.run(script, others=options.nodes)
 
     def events(
         self,

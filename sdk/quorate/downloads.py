@@ -1,17 +1,17 @@
-"""Downloads of weights into files: proven, in chunks, several at a time, from several nodes.
+"""Downloads of weights, into files or memory: proven, in chunks, several at a time.
 
 Owns the conversation, as a script for both clients. First a commit proves the root of the weights;
 then a list of chunk hashes proves itself against that root; then every chunk is verified by itself
 before it is written, so it does not matter who sends it, nor in which order, nor what was in the
-file before. Never holds more of the weights in memory than the chunks that are on their way.
+file before. Into a file, it never holds more in memory than the chunks that are on their way.
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 from quorate.chain.content import are_chunk_hashes_valid, get_chunk_size
 from quorate.chain.errors import QuorateError
@@ -29,11 +29,11 @@ from quorate.errors import (
 from quorate.procedures import get_chain, get_task, get_weights_proof
 from quorate.progress import OnProgress, TransferCount, ignore_progress
 from quorate.rpc_protocol import TaskKey
-from quorate.rpc_types import ChunkList
+from quorate.rpc_types import ChunkList, Task
 from quorate.script import Endpoint, Script, perform, run_function, run_together
 from quorate.transfer_protocol import get_weights_chunk, get_weights_chunks
-from quorate.verification import WeightsProof, verify_leaf
-from quorate.weights_file import PartialFile, StoredWeights, is_file_whole
+from quorate.verification import VerifiedWeights, WeightsProof, verify_leaf
+from quorate.weights_file import PartialBytes, PartialFile, StoredWeights, is_file_whole
 
 CHUNKS_AT_ONCE_PER_NODE: Final = 4
 CHUNKS_AT_ONCE_MAX: Final = 16
@@ -42,8 +42,25 @@ CHUNKS_AT_ONCE_MAX: Final = 16
 _SOURCE_FAILED = (ConnectionFailedError, RpcError, ProtocolError, VerificationError)
 
 
+OnLeftOut: TypeAlias = Callable[[str, QuorateError], object]
+"""Is told a node's address, and why nothing more is taken from it."""
+
+
+def ignore_left_out(_url: str, _reason: QuorateError) -> None:
+    """Do not tell anybody."""
+
+
+class Node(Protocol):
+    """A client of a node, of either kind."""
+
+    endpoint: Endpoint
+
+
+N = TypeVar("N", bound=Node)
+
+
 @dataclass(frozen=True)
-class DownloadOptions:
+class DownloadOptions(Generic[N]):
     """What a download may be told beyond the task and the file.
 
     Attributes
@@ -53,25 +70,33 @@ class DownloadOptions:
     trusted : Genesis or ValidatorSet or None
         Whom the proof is verified against; the genesis document of the node itself by default,
         which then has to be one's own.
-    commit_from : Endpoint or None
+    commit_from : client or None
         Another node to ask for the commit.
-    others : sequence of Endpoint
+    others : sequence of clients
         Nodes to take chunks from beside the first.
     on_progress : callable
+    on_left_out : callable
+        Told once of each node that chunks are not taken from any more, and why; from any thread.
     timeout_s : float
         How long the node that is asked for the commit may be behind.
     """
 
     height: int | None = None
     trusted: Genesis | ValidatorSet | None = None
-    commit_from: Endpoint | None = None
-    others: Sequence[Endpoint] = ()
+    commit_from: N | None = None
+    others: Sequence[N] = ()
     on_progress: OnProgress = ignore_progress
+    on_left_out: OnLeftOut = ignore_left_out
     timeout_s: float = 30.0
+
+    @property
+    def nodes(self) -> tuple[N, ...]:
+        """All nodes that may be asked beside the first."""
+        return (*self.others, *(() if self.commit_from is None else (self.commit_from,)))
 
 
 def download_weights(
-    endpoint: Endpoint, task: TaskKey, path: Path, options: DownloadOptions
+    endpoint: Endpoint, task: TaskKey, path: Path, options: DownloadOptions[N]
 ) -> Script[StoredWeights]:
     """Download weights into a file and verify them against the chain.
 
@@ -90,16 +115,12 @@ def download_weights(
     trusted = options.trusted
     if trusted is None:
         trusted = yield from get_chain(endpoint)
-    proof = yield from get_weights_proof(
-        endpoint, options.commit_from or endpoint, found, options.height, options.timeout_s
+    source = endpoint if options.commit_from is None else options.commit_from.endpoint
+    proof = yield from _get_proof(
+        endpoint, source, found, options.height, trusted, options.timeout_s
     )
-    if proof.leaf.task_id != found.task_id:
-        raise VerificationError(
-            VerificationStep.TASK,
-            f"the proof is for task {proof.leaf.task_id.hex()}, not {found.task_id.hex()}",
-        )
-    verify_leaf(proof, trusted)
-    sources = [_Source(each) for each in dict.fromkeys((endpoint, *options.others))]
+    endpoints = dict.fromkeys((endpoint, *(other.endpoint for other in options.others)))
+    sources = [_Source(each, options.on_left_out) for each in endpoints]
     size = WEIGHT_BYTES * found.spec.dimension
     listed = yield from _get_chunks(sources, found.task_id, size, proof)
     kept = size
@@ -121,12 +142,72 @@ def download_weights(
     )
 
 
+def get_verified_weights(
+    endpoint: Endpoint,
+    source: Endpoint,
+    task: TaskKey,
+    trusted: Genesis | ValidatorSet,
+    timeout_s: float,
+) -> Script[VerifiedWeights]:
+    """Return the latest finalized weights of one node, in memory, proven by another's commit.
+
+    Raises
+    ------
+    VerificationError
+        If they are not proven.
+    RpcError, ConnectionFailedError
+        If a node refuses, or stays away.
+    """
+    found = yield from get_task(endpoint, task)
+    proof = yield from _get_proof(endpoint, source, found, None, trusted, timeout_s)
+    sources = [_Source(endpoint)]
+    size = WEIGHT_BYTES * found.spec.dimension
+    listed = yield from _get_chunks(sources, found.task_id, size, proof)
+    arriving = PartialBytes(size, listed.chunk_hashes)
+    yield from _Download(found.task_id, listed, sources, arriving).run(ignore_progress)
+    return VerifiedWeights(
+        (yield from run_function(arriving.join)),
+        found.task_id,
+        proof.leaf.weights_root,
+        proof.header.chain_id,
+        proof.header.height,
+        proof.header.time_ms,
+        proof.header.hash,
+    )
+
+
+def _get_proof(
+    endpoint: Endpoint,
+    source: Endpoint,
+    task: Task,
+    height: int | None,
+    trusted: Genesis | ValidatorSet,
+    timeout_s: float,
+) -> Script[WeightsProof]:
+    """Return the proof of a task's weights at a height, verified."""
+    proof = yield from get_weights_proof(endpoint, source, task, height, timeout_s)
+    if proof.leaf.task_id != task.task_id:
+        raise VerificationError(
+            VerificationStep.TASK,
+            f"the proof is for task {proof.leaf.task_id.hex()}, not {task.task_id.hex()}",
+        )
+    verify_leaf(proof, trusted)
+    return proof
+
+
 @dataclass(eq=False)
 class _Source:
     """A node that chunks are taken from, until it fails."""
 
     endpoint: Endpoint
+    on_left_out: OnLeftOut = ignore_left_out
     failure: QuorateError | None = None
+
+    def fail(self, reason: QuorateError) -> None:
+        """Take nothing from it any more; the first reason is told."""
+        if self.failure is None:
+            self.failure = reason
+            self.on_left_out(self.endpoint.url, reason)
 
 
 def _get_chunks(
@@ -142,12 +223,14 @@ def _get_chunks(
             hashes = tuple(Hash(each) for each in listed.chunk_hashes)
             if are_chunk_hashes_valid(root, size, hashes):
                 return listed
-            source.failure = VerificationError(
-                VerificationStep.WEIGHTS,
-                f"the chunks that the node lists are not those of the root {root.hex()}",
+            source.fail(
+                VerificationError(
+                    VerificationStep.WEIGHTS,
+                    f"the chunks that the node lists are not those of the root {root.hex()}",
+                )
             )
         except _SOURCE_FAILED as error:
-            source.failure = error
+            source.fail(error)
     raise _get_failure(sources)
 
 
@@ -158,7 +241,7 @@ class _Download:
     task_id: Hash
     listed: ChunkList
     sources: Sequence[_Source]
-    file: PartialFile
+    file: PartialFile | PartialBytes
     _chunks: deque[int] = field(default_factory=deque)
 
     def run(self, on_progress: OnProgress) -> Script[int]:
@@ -189,7 +272,7 @@ class _Download:
             try:
                 count.add((yield from self._fetch_one(source, index)))
             except _SOURCE_FAILED as error:
-                source.failure = error
+                source.fail(error)
                 self._chunks.append(index)
 
     def _fetch_one(self, source: _Source, index: int) -> Script[int]:

@@ -1,4 +1,4 @@
-"""What takes more than one request: nonces, waiting, downloads, verified weights.
+"""What takes more than one request: nonces, waiting, downloads, proofs.
 
 Owns these conversations as scripts, the same for both clients. Never does I/O itself and never
 trusts an answer that can be checked.
@@ -23,7 +23,6 @@ from quorate.chain.transaction import (
     compute_transaction_hash,
     sign_transaction,
 )
-from quorate.chain.validators import ValidatorSet
 from quorate.chain.weights import WEIGHT_BYTES
 from quorate.errors import (
     ProtocolError,
@@ -44,7 +43,7 @@ from quorate.rpc_types import (
     Weights,
 )
 from quorate.script import Endpoint, Script, Sleep, perform, read_clock
-from quorate.verification import VerifiedWeights, WeightsProof, verify_weights
+from quorate.verification import WeightsProof
 
 T = TypeVar("T")
 
@@ -287,23 +286,3 @@ def get_weights_proof(
             f"asked for the header of height {height}, the node sent that of {header.height}",
         )
     return WeightsProof(leaf, path, header, commit, signers)
-
-
-def get_verified_weights(
-    endpoint: Endpoint,
-    source: Endpoint,
-    task: TaskKey,
-    trusted: Genesis | ValidatorSet,
-    timeout_s: float,
-) -> Script[VerifiedWeights]:
-    """Return the latest finalized weights of one node, proven by the commit of another."""
-    found = yield from get_task(endpoint, task)
-    attempt = 0
-    while True:
-        weights = yield from download_weights(endpoint, found)
-        proof = yield from get_weights_proof(endpoint, source, found, None, timeout_s)
-        attempt += 1
-        # Between the two requests a training round may have ended; a node that never serves
-        # what the chain names is refused by the verification.
-        if proof.leaf.weights_root == weights.root or attempt >= DOWNLOAD_ATTEMPTS:
-            return verify_weights(weights.data, proof, trusted, task_id=found.task_id)

@@ -22,6 +22,7 @@ from quorate.chain.keys import PrivateKey
 from quorate.chain.receipt import RoundOutcome, RoundReceipt
 from quorate.chain.transaction import TaskStatus
 from quorate.chain.validators import ValidatorSet
+from quorate.downloads import get_verified_weights
 from quorate.errors import (
     ConnectionFailedError,
     RpcError,
@@ -295,7 +296,7 @@ class TrainingSession:
         if trusted is None:
             trusted = yield from procedures.get_chain(self._endpoint)
         source = self._options.source or self._endpoint
-        self._latest = yield from procedures.get_verified_weights(
+        self._latest = yield from get_verified_weights(
             self._endpoint, source, task, trusted, SETTLE_TIMEOUT_S
         )
         return self._latest

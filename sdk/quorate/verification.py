@@ -109,7 +109,9 @@ def verify_weights(
     >>> from quorate import Client, read_genesis
     >>> genesis = read_genesis("genesis.json")  # doctest: +SKIP
     >>> with Client("http://127.0.0.1:26657") as node:  # doctest: +SKIP
-    ...     proof = node.weights_proof("digits")
+    ...     height, leaf, path = node.proof("digits")
+    ...     header, commit = node.commit(height)
+    ...     proof = WeightsProof(leaf, path, header, commit, node.validators(height))
     ...     verified = verify_weights(node.weights("digits").data, proof, genesis)
     """
     if task_id is not None and proof.leaf.task_id != task_id:

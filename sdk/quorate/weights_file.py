@@ -146,6 +146,38 @@ class PartialFile:
         return os.pread(self._descriptor, get_chunk_size(self.size, index), index * CHUNK_BYTES)
 
 
+class PartialBytes:
+    """Weights that are being downloaded into memory, chunk by chunk in any order.
+
+    Parameters
+    ----------
+    size : int
+        Their bytes.
+    chunk_hashes : sequence of bytes, 32
+        What their chunks must hash to.
+    """
+
+    def __init__(self, size: int, chunk_hashes: Sequence[bytes]) -> None:
+        self.size = size
+        self._chunk_hashes = chunk_hashes
+        self._chunks = [b""] * len(chunk_hashes)
+
+    def find_missing(self) -> list[int]:
+        """Return the chunks that are not here, in their order."""
+        return [index for index, chunk in enumerate(self._chunks) if not chunk]
+
+    def write(self, index: int, chunk: bytes) -> bool:
+        """Keep a chunk if it is what its hash says; tell whether it was. For any thread."""
+        if compute_chunk_hash(chunk) != self._chunk_hashes[index]:
+            return False
+        self._chunks[index] = chunk
+        return True
+
+    def join(self) -> bytes:
+        """Return the whole, once nothing is missing."""
+        return b"".join(self._chunks)
+
+
 def is_file_whole(path: Path, size: int, chunk_hashes: Sequence[bytes]) -> bool:
     """Tell whether a file is there and has exactly these chunks.
 

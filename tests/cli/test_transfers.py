@@ -103,6 +103,24 @@ async def test_a_download_goes_on_where_it_ended(quorate: Console, tmp_path: Pat
         assert not partial_file.exists()
 
 
+async def test_nodes_that_chunks_cannot_come_from_are_told(
+    quorate: Console, tmp_path: Path
+) -> None:
+    async with open_rpc(tmp_path, make_rpc_config()) as served:
+        await open_large_task(served)
+        run = make_run(quorate, served)
+        dead = ("--from", "127.0.0.1:1", "--from", "http://127.0.0.1:2")
+        got = await run("weights", "get", "large", tmp_path / "w", *dead)
+        assert got.code == 0, got.err
+        assert (tmp_path / "w").read_bytes() == WEIGHTS
+        told = sorted(got.err.splitlines())
+        assert [line.split(": ")[0] for line in told] == [
+            "Left out http://127.0.0.1:1",
+            "Left out http://127.0.0.1:2",
+        ]
+        assert all("No answer from http://127.0.0.1:" in line for line in told)
+
+
 class Terminal(io.StringIO):
     """A standard error that is a terminal."""
 

@@ -1,5 +1,6 @@
 """Downloads into files: proven, resumed, from several nodes, whatever these send."""
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -183,6 +184,7 @@ def test_chunks_come_from_several_nodes_and_a_bad_one_costs_its_own(
 ) -> None:
     task_id = make_large_task(client)
     asked: dict[str, int] = {"good": 0, "liar": 0, "gone": 0, "behind": 0}
+    told: list[tuple[str, type[Exception]]] = []
 
     def count(request: httpx.Request, name: str) -> None:
         asked[name] += "chunk" in request.url.params
@@ -210,8 +212,18 @@ def test_chunks_come_from_several_nodes_and_a_bad_one_costs_its_own(
         other_client(behind, "behind") as d,
     ):
         stored = client.download_weights(
-            task_id, tmp_path / "w", commit_from=a, others=(a, b, c, d), trusted=GENESIS
+            task_id,
+            tmp_path / "w",
+            commit_from=a,
+            others=(a, b, c, d),
+            trusted=GENESIS,
+            left_out=lambda url, reason: told.append((url, type(reason))),
         )
+    assert sorted(told, key=str) == [
+        ("http://behind", RpcError),
+        ("http://gone", ConnectionFailedError),
+        ("http://liar", VerificationError),
+    ]
     assert_stored(stored, tmp_path / "w", node.tasks[task_id].weights)
     assert all(asked.values())
     # A node is left after its first fault; what was asked of it at a time is all it costs.
@@ -304,6 +316,56 @@ def test_a_folder_that_cannot_be_written_is_told_as_it_is(client: Client, tmp_pa
     task_id = create_task(client)
     with pytest.raises(FileNotFoundError):
         client.download_weights(task_id, tmp_path / "nowhere" / "w")
+
+
+def test_when_all_nodes_fail_each_is_told_once(
+    client: Client, node: FakeNode, tmp_path: Path
+) -> None:
+    task_id = make_large_task(client)
+    told: list[str] = []
+
+    def fail(request: httpx.Request, _route: Route) -> None:
+        if "chunk" in request.url.params:
+            raise httpx.ReadError("gone")
+
+    node.intercept = fail
+    with (
+        other_client(node.respond, "other") as other,
+        pytest.raises(ConnectionFailedError, match="No answer from http://node"),
+    ):
+        client.download_weights(
+            task_id, tmp_path / "w", others=[other], left_out=lambda url, _: told.append(url)
+        )
+    assert sorted(told) == ["http://node", "http://other"]
+
+
+def test_weights_come_into_memory_several_chunks_at_a_time(client: Client, node: FakeNode) -> None:
+    task_id = make_large_task(client)
+    together = threading.Barrier(CHUNKS_AT_ONCE_PER_NODE, timeout=20)
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        if request.url.params.get("chunk") in {"0", "1", "2", "3"}:
+            together.wait()  # Broken unless so many are on their way.
+        return node.respond(request)
+
+    with other_client(respond) as other:
+        verified = other.get_verified_weights(task_id, GENESIS)
+    assert verified.data == node.tasks[task_id].weights
+    assert verified.weights_root == compute_content_hash(verified.data)
+    assert (verified.height, verified.chain_id) == (node.height, "fake-1")
+    assert count_chunks(node) == 6
+
+
+def test_a_corrupted_chunk_never_comes_into_memory(client: Client, node: FakeNode) -> None:
+    task_id = make_large_task(client)
+
+    def corrupt(request: httpx.Request, route: Route) -> Answer | None:
+        status, headers, body = route()
+        return (status, headers, body[::-1]) if request.url.params.get("chunk") == "2" else None
+
+    node.intercept = corrupt
+    with pytest.raises(VerificationError, match="chunk 2 that http://node sent"):
+        client.get_verified_weights(task_id, GENESIS)
 
 
 async def test_the_asynchronous_client_downloads(

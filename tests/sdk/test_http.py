@@ -278,7 +278,7 @@ def test_asynchronous_errors_are_the_same(server: NodeServer, node: FakeNode, ru
             with pytest.raises(RpcError, match="unknown_task"):
                 await client.task("none")
             node.tasks[task_id].weights = bytes(72)
-            with pytest.raises(VerificationError, match="their root is"):
+            with pytest.raises(VerificationError, match="are not those of the root"):
                 await client.get_verified_weights(task_id, GENESIS)
             node.intercept = lambda *_: (200, {}, bytes(33 << 20))
             with pytest.raises(ProtocolError, match="more than"):
