@@ -154,15 +154,15 @@ class Node:
     ) -> None:
         initialize_storage(storage.chain, genesis)
         self._network = network
-        self._aggregates = BackgroundAggregates(partial(storage.payloads.put, sync=False))
+        self._aggregates = BackgroundAggregates(
+            partial(storage.payloads.put, sync=False), self._on_result
+        )
         verifier = TransactionVerifier(genesis.chain_id)
         executor = _make_executor(genesis, storage, verifier, self._aggregates)
         self._events = EventBus(now_ms(), subscriptions_max=config.rpc.subscriptions_max)
         self._reporter = Reporter(self._events, Metrics(genesis.chain_id))
         self._mempool = self._make_mempool(config, storage, executor, verifier, now_ms)
-        self._retention = _make_retention(
-            storage, executor, self._mempool, config.storage.payload_bytes_max
-        )
+        self._retention = self._make_retention(storage, executor, config.storage.payload_bytes_max)
         self._reporter.follow(self._mempool, self._retention, config.storage.weights_retain_ms)
         self._exchange = PayloadExchange(
             network,
@@ -199,6 +199,21 @@ class Node:
             signer=signer,
             uploads=self._make_uploads(config, storage, now_ms),
             now_ms=now_ms,
+        )
+
+    def _make_retention(
+        self, storage: NodeStorage, executor: Executor, bytes_max: int
+    ) -> Retention:
+        return Retention(
+            storage.journal,
+            storage.payloads,
+            executor.state.is_payload_needed,
+            lambda: self._aggregates.get_roots().union(
+                entry.payload_hash
+                for entry in self._mempool.iterate_older_than(0)
+                if entry.payload_hash is not None
+            ),
+            bytes_max,
         )
 
     def _make_announcements(
@@ -381,6 +396,10 @@ class Node:
             self._retention.release_undecided(payload_hash, services.now_ms())
         self._mempool.receive_payload(payload_hash)
 
+    def _on_result(self, payload_hash: Hash) -> None:
+        """Take note of a stored result of a training round; it may never be decided."""
+        self._retention.release_undecided(payload_hash, self.services.now_ms())
+
     def _want_payload(self, payload_hash: Hash, size: int, peer: str) -> None:
         self._exchange.want(payload_hash, size, PeerId(peer))
 
@@ -420,22 +439,6 @@ def _make_executor(
     state = State(storage.chain, genesis)
     position = load_position(storage.chain, state)
     return Executor(genesis, storage.chain, storage.payloads, state, position, verifier, aggregates)
-
-
-def _make_retention(
-    storage: NodeStorage, executor: Executor, mempool: Mempool, bytes_max: int
-) -> Retention:
-    return Retention(
-        storage.journal,
-        storage.payloads,
-        executor.state.is_payload_needed,
-        lambda: frozenset(
-            entry.payload_hash
-            for entry in mempool.iterate_older_than(0)
-            if entry.payload_hash is not None
-        ),
-        bytes_max,
-    )
 
 
 def make_timeouts(config: Config) -> TimeoutConfig:

@@ -58,12 +58,18 @@ class BackgroundAggregates:
     store : callable, optional
         Called in the worker's thread with the weights and the optimizer's state of a result before
         anybody sees it, so that what takes long about storing them is over when a block decides
-        them: the event loop then finds them stored. What is never decided
-        goes some time after the next start.
+        them: the event loop then finds them stored.
+    on_stored : callable, optional
+        Told on the event loop what was stored, by address: it may never be decided.
     """
 
-    def __init__(self, store: Callable[[bytes | memoryview], object] | None = None) -> None:
+    def __init__(
+        self,
+        store: Callable[[bytes | memoryview], object] | None = None,
+        on_stored: Callable[[Hash], object] | None = None,
+    ) -> None:
         self._store = store
+        self._on_stored = on_stored
         self._results: dict[Hash, AggregateOutput] = {}
         self._held: WeakValueDictionary[Hash, AggregateOutput] = WeakValueDictionary()
         self._pending: dict[Hash, PendingError] = {}
@@ -99,6 +105,11 @@ class BackgroundAggregates:
             self._running.add(inputs.key)
         return None
 
+    def get_roots(self) -> frozenset[Hash]:
+        """Return the addresses of what a block may still bring: all results that are here."""
+        results = list(self._held.values())
+        return frozenset(root for each in results for root, _ in _get_artifacts(each))
+
     async def run(self) -> None:
         """Compute until cancelled, and until the computations in progress are done."""
         async with trio.open_nursery() as nursery:
@@ -107,25 +118,30 @@ class BackgroundAggregates:
 
     async def _work(self, jobs: trio.MemoryReceiveChannel[_Job]) -> None:
         async for job in jobs:
-            try:
-                work = partial(self._compute_and_store, job.compute)
-                result = await trio.to_thread.run_sync(compute_at_low_priority, work)
-                self._keep(job.key, result)
-            except PendingError as error:
-                self._pending[job.key] = error
-                while len(self._pending) > CACHED_MAX:
-                    del self._pending[next(iter(self._pending))]
-            finally:
-                self._running.discard(job.key)
+            await self._perform(job)
             self.done.set()
             self.done = trio.Event()
+
+    async def _perform(self, job: _Job) -> None:
+        try:
+            work = partial(self._compute_and_store, job.compute)
+            result = await trio.to_thread.run_sync(compute_at_low_priority, work)
+            self._keep(job.key, result)
+            if self._on_stored is not None:
+                for root, _ in _get_artifacts(result):
+                    self._on_stored(root)
+        except PendingError as error:
+            self._pending[job.key] = error
+            while len(self._pending) > CACHED_MAX:
+                del self._pending[next(iter(self._pending))]
+        finally:
+            self._running.discard(job.key)
 
     def _compute_and_store(self, compute: Callable[[], AggregateOutput]) -> AggregateOutput:
         result = compute()
         if self._store is not None:
-            for data in (result.weights, result.optimizer_state):
-                if data:
-                    self._store(data)
+            for _, data in _get_artifacts(result):
+                self._store(data)
         return result
 
     def _keep(self, key: Hash, result: AggregateOutput) -> AggregateOutput:
@@ -142,3 +158,12 @@ class BackgroundAggregates:
 
 def _compute_cost(inputs: AggregateInputs) -> int:
     return compute_cost(inputs.rule, len(inputs.updates), inputs.dimension)
+
+
+def _get_artifacts(result: AggregateOutput) -> list[tuple[Hash, bytes | memoryview]]:
+    """Return the payloads of a result, with their addresses; an empty state is none."""
+    both = (
+        (result.weights_root, result.weights),
+        (result.optimizer_root, result.optimizer_state),
+    )
+    return [(root, data) for root, data in both if data]

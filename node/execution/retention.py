@@ -41,7 +41,7 @@ class Retention:
     is_needed : callable
         Whether a payload is still needed; asked at the last moment.
     get_pending : callable
-        The payloads that pending transactions name.
+        The payloads that pending transactions name, and those that undecided results are.
     bytes_max : int, optional
         The limit of the payload store; without one, weights never go before their time.
     """

@@ -94,6 +94,13 @@ async def wait_for(
             await done.wait()
 
 
+async def wait_until_gone(aggregates: BackgroundAggregates, root: Hash) -> None:
+    """Wait until nobody holds a result; the thread that computed it may do so for a moment."""
+    with trio.fail_after(5):
+        while root in aggregates.get_roots():  # noqa: ASYNC110 - nothing tells of it.
+            await trio.sleep(0.005)
+
+
 async def test_a_small_one_is_computed_at_once_and_remembered() -> None:
     aggregates, work = BackgroundAggregates(), Work()
     inputs = make_inputs(1, is_large=False)
@@ -235,3 +242,23 @@ async def test_a_result_is_stored_in_the_worker_before_anybody_sees_it() -> None
         nursery.cancel_scope.cancel()
     # An empty state is no payload.
     assert stored == [b"weights", b"state", b"w"]
+
+
+async def test_what_was_stored_is_told_and_known_for_as_long_as_a_block_may_bring_it() -> None:
+    told: list[Hash] = []
+    aggregates = BackgroundAggregates(lambda _: None, told.append)
+    state = Hash(b"\x03" * 32)
+    output = replace(make_output(), optimizer_state=b"state", optimizer_root=state)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(aggregates.run)
+        await wait_for(aggregates, make_inputs(1), FreshWork(output=output))
+        assert told == [HASH, state]
+        assert aggregates.get_roots() == {HASH, state}
+        del output
+        for number in range(CACHED_MAX):
+            aggregates.get(make_inputs(2 + number, is_large=False), FreshWork())
+        await wait_until_gone(aggregates, state)
+        assert aggregates.get_roots() == {HASH}
+        nursery.cancel_scope.cancel()
+    # What was computed on the spot was not stored either.
+    assert told == [HASH, state]
