@@ -49,14 +49,11 @@ class BlockContext:
 class PayloadSource(Protocol):
     """Payloads, weights and optimizer states by their SHA-256; the source has checked it."""
 
-    def get(self, payload_hash: Hash, /) -> bytes | memoryview | None:
-        """Return the bytes, or None as long as they are not here.
+    def size(self, payload_hash: Hash, /) -> int | None:
+        """Return how many bytes it has, without reading them, or None while it is not here."""
+
+    def open_memmap(self, payload_hash: Hash, /) -> PayloadBytes | None:
+        """Return the bytes by slices, which need not be in memory, or None while it is not here.
 
         Background aggregation calls this from another thread.
         """
-
-    def size(self, payload_hash: Hash, /) -> int | None:
-        """Return how many bytes it has, without reading them, or None, as `get` does."""
-
-    def open_memmap(self, payload_hash: Hash, /) -> PayloadBytes | None:
-        """Return the bytes by slices, which need not be in memory, or None, as `get` does."""

@@ -5,11 +5,13 @@ Owns the bookkeeping of artifacts, needed payloads and receipts. Never decides a
 
 from dataclasses import dataclass, field
 
+import numpy as np
 from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.ids import Address, Hash
 from quorate.chain.merkle import EMPTY_ROOT
 from quorate.chain.receipt import RoundReceipt
 
+from aggregation import PayloadBytes
 from ledger.aggregates import AggregateSource
 from ledger.context import BlockContext, PayloadSource
 from ledger.overlay import Overlay
@@ -44,6 +46,8 @@ class Environment:
         How many participants have been looked at to tell who was silent.
     sender_counts : dict
         How many transactions of each sender the block holds, but those that carry results.
+    created_counts : dict
+        How many tasks of each account the block creates.
     last_blocks : list of (height, power), or None
         Each validator's last block and its power, once somebody has asked for them.
     """
@@ -62,6 +66,7 @@ class Environment:
     state_bytes: int = 0
     registrations_listed: int = 0
     sender_counts: dict[Address, int] = field(default_factory=dict)
+    created_counts: dict[Address, int] = field(default_factory=dict)
     last_blocks: list[tuple[int, int]] | None = None
 
     def get_task(self, task_id: Hash) -> TaskRecord:
@@ -81,10 +86,12 @@ class Environment:
             )
         return task
 
-    def get_payload(self, payload_hash: Hash) -> bytes | memoryview | None:
-        """Return a payload, or weights that this very block has made, or None."""
+    def open_payload(self, payload_hash: Hash) -> PayloadBytes | None:
+        """Return a payload by slices, or weights that this very block has made, or None."""
         artifact = self.artifacts.get(payload_hash)
-        return self.payloads.get(payload_hash) if artifact is None else artifact
+        if artifact is None:
+            return self.payloads.open_memmap(payload_hash)
+        return np.frombuffer(artifact, np.uint8)
 
     def get_payload_size(self, payload_hash: Hash) -> int | None:
         """Return how many bytes a payload has, without reading them, or None."""

@@ -22,7 +22,7 @@ from quorate.chain.ids import (
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import ABSENCES_MAX, Absence, SealCause
 from quorate.chain.round_policy import SILENT_ROUNDS_MAX
-from quorate.chain.task import TaskSpec, UpdateCodec
+from quorate.chain.task import TaskSpec, UpdateCodec, UpdateLayout
 from quorate.chain.transaction import ROLES_ALL, Metrics, TaskStatus
 
 from ledger.keys import Prefix
@@ -169,6 +169,11 @@ class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
     def evaluated_round(self) -> int:
         """The training round that evaluations of the current weights go into the receipt of."""
         return self.training_round if self.frozen is None else self.frozen.training_round
+
+
+def get_update_layout(task: TaskRecord, spec: TaskSpec) -> UpdateLayout:
+    """Return how a task's updates are laid out, without adding up its many tensors."""
+    return UpdateLayout(spec.codec, task.dimension, spec.top_k)
 
 
 class TaskSpecRecord(Record, frozen=True, tag=RECORD_VERSION):

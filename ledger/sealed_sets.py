@@ -20,7 +20,7 @@ from ledger.aggregates import AggregateInputs, AggregateOutput, AggregateUpdate,
 from ledger.environment import Environment
 from ledger.keys import get_update_key
 from ledger.overlay import Overlay
-from ledger.records import TaskRecord, UpdateRecord
+from ledger.records import TaskRecord, UpdateRecord, get_update_layout
 from ledger.state import State
 
 
@@ -97,7 +97,7 @@ def make_aggregate_inputs(
         seed,
         spec.optimizer,
         spec.tensors,
-        spec.update_layout,
+        get_update_layout(task, spec),
         task.weights_root,
         task.optimizer_root,
         tuple(
@@ -149,11 +149,6 @@ class _BlockPayloads:
     def __init__(self, env: Environment) -> None:
         self._artifacts = dict(env.artifacts)
         self._payloads = env.payloads
-
-    def get(self, payload_hash: Hash, /) -> bytes | memoryview | None:
-        """Return the bytes, or None."""
-        artifact = self._artifacts.get(payload_hash)
-        return self._payloads.get(payload_hash) if artifact is None else artifact
 
     def size(self, payload_hash: Hash, /) -> int | None:
         """Return how many bytes there are, or None."""

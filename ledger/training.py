@@ -18,7 +18,7 @@ from ledger.indexes import OPEN_UPDATES_MAX
 from ledger.keys import get_registration_key, get_task_key, get_update_key
 from ledger.membership import validate_role
 from ledger.quotas import change_usage, validate_update_bytes
-from ledger.records import RegistrationRecord, TaskRecord, UpdateRecord
+from ledger.records import RegistrationRecord, TaskRecord, UpdateRecord, get_update_layout
 from ledger.state import CHECKED_PAYLOADS_MAX
 
 
@@ -40,8 +40,7 @@ def validate_submit_update(env: Environment, sender: Address, body: SubmitUpdate
     spec = env.view.get_task_spec(body.task_id)
     _validate_training_round(task, spec, body)
     _validate_slot(env, sender, task, spec, body)
-    # The record has the dimension: adding up a specification's many tensors takes its time.
-    layout = UpdateLayout(spec.codec, task.dimension, spec.top_k)
+    layout = get_update_layout(task, spec)
     _validate_form(spec, layout, body)
     _validate_payload(env, layout, body)
 
@@ -143,11 +142,12 @@ def _validate_payload(env: Environment, layout: UpdateLayout, body: SubmitUpdate
             " build it from the bytes you send.",
         )
     # The bytes belong to the hash, so that what was found valid once stays so. Large ones are not
-    # read again: a block that names many of them would take seconds.
+    # read again: a block that names many of them would take seconds. What is read is read by
+    # slices, so that a large update never stands in memory whole.
     valid_updates, found = env.view.state.valid_updates, (body.payload_hash, layout)
     if size is not None and found in valid_updates:
         return
-    payload = None if size is None else env.get_payload(body.payload_hash)
+    payload = None if size is None else env.open_payload(body.payload_hash)
     if payload is None:
         raise PendingError(
             f"the payload {body.payload_hash.hex()} is not here", (body.payload_hash,)

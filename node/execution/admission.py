@@ -34,17 +34,13 @@ class StoredPayloads:
     def __init__(self, payloads: Payloads) -> None:
         self._payloads = payloads
 
-    def get(self, payload_hash: Hash, /) -> bytes | None:
-        """Return a payload, or None."""
-        return self._payloads.get(payload_hash, verify=False)
-
     def size(self, payload_hash: Hash, /) -> int | None:
         """Return how many bytes a payload has, or None."""
         return self._payloads.size(payload_hash)
 
     def open_memmap(self, payload_hash: Hash, /) -> NDArray[np.uint8] | None:
         """Return a payload by slices, or None."""
-        return self._payloads.open_memmap(payload_hash)
+        return self._payloads.open_memmap(payload_hash, verify=False)
 
 
 class OfferedPayload:
@@ -64,12 +60,6 @@ class OfferedPayload:
         self._payloads = payloads
         self._hash = payload_hash
         self._data = data
-
-    def get(self, payload_hash: Hash, /) -> bytes | None:
-        """Return a payload, or None."""
-        if payload_hash == self._hash:
-            return self._data
-        return self._payloads.get(payload_hash)
 
     def size(self, payload_hash: Hash, /) -> int | None:
         """Return how many bytes a payload has, or None."""

@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from quorate.chain.codec import encode
 from quorate.chain.errors import BlockError, InvariantError, PendingError, TransactionError
 from quorate.chain.ids import Hash
@@ -115,17 +117,20 @@ def test_what_need_only_be_there_is_not_read(monkeypatch: pytest.MonkeyPatch) ->
     asked: list[Hash] = []
     held = chain.payloads.held
 
-    def get(name: Hash) -> bytes | None:
+    def open_memmap(name: Hash) -> NDArray[np.uint8]:
         asked.append(name)
-        return held.get(name)
+        return np.frombuffer(held[name], np.uint8)
 
-    monkeypatch.setattr(chain.payloads, "get", get)
+    monkeypatch.setattr(chain.payloads, "open_memmap", open_memmap)
     with pytest.raises(PendingError) as caught:
         run(chain, chain.make_context(), *signed, chain.sign(AUTHORITY, creation))
     assert (caught.value.missing_payloads, asked) == ((updates[0].payload_hash,), [])
     chain.payloads.put(first)
     run(chain, chain.make_context(), *signed, chain.sign(AUTHORITY, creation))
-    assert asked == [update.payload_hash for update in updates]
+    # One by one at the door, and once more with the weights before by the round that they complete.
+    named = [update.payload_hash for update in updates]
+    assert asked[:3] == named
+    assert sorted(asked[3:]) == sorted([*named, chain.get_task(task_id).weights_root])
 
 
 def test_a_block_is_executed_on_its_own_parent() -> None:

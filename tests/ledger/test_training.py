@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import Hash
 from quorate.chain.receipt import RoundOutcome
+from quorate.chain.task import TaskSpec, TensorSpec
 from quorate.chain.transaction import RevokeParticipant
 
 from tests.ledger.chain import (
@@ -14,6 +16,7 @@ from tests.ledger.chain import (
     STRANGER,
     Chain,
     encode_update,
+    encode_weights,
     get_receipt,
     hash_of,
     make_policy,
@@ -115,7 +118,7 @@ def test_a_payload_that_was_found_valid_is_not_read_again() -> None:
     chain.payloads.held[update.payload_hash] = Unreadable(len(held))  # type: ignore[assignment]
     chain.ask_door(signed)
     chain.state.valid_updates.clear()
-    with pytest.raises(AttributeError):
+    with pytest.raises(TypeError):
         chain.ask_door(signed)
 
 
@@ -148,6 +151,51 @@ def test_payloads_may_be_views_of_files() -> None:
         chain.payloads.held[update.payload_hash] = mapped  # type: ignore[assignment]
         result = chain.run_block(chain.sign(PARTICIPANTS[index], update))
     get_receipt(result, RoundOutcome.FINALIZED)
+
+
+def test_a_large_update_is_read_by_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = Chain()
+    dimension = 1 << 20
+    weights = encode_weights([0] * dimension)
+    spec = make_spec(
+        tensors=(TensorSpec("w", (dimension,), 16, 12),),
+        initial_weights_root=chain.payloads.put(weights),
+    )
+    task_id = chain.create_task(spec, weights=weights)
+    body = chain.make_update(task_id, [1] * dimension)
+    slices = Slices(chain.payloads.held[body.payload_hash])
+    monkeypatch.setattr(chain.payloads, "open_memmap", lambda _: slices)
+    chain.ask_door(chain.sign(PARTICIPANTS[0], body))
+    assert sum(slices.read) == slices.size == 2 * dimension
+    assert max(slices.read) <= slices.size // 4
+
+
+class Slices:
+    """Bytes that note how many of them were read at a time."""
+
+    def __init__(self, data: bytes) -> None:
+        self.size = len(data)
+        self.read: list[int] = []
+        self._data = data
+
+    def __getitem__(self, part: slice) -> NDArray[np.uint8]:
+        found = np.frombuffer(self._data[part], np.uint8)
+        self.read.append(found.size)
+        return found
+
+
+def test_the_layout_of_a_task_of_many_tensors_is_not_counted_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once a task is here, its record has the dimension, for updates and for aggregates."""
+    chain = Chain()
+    task_id = chain.create_task(make_spec(policy=make_policy(updates_max=2)), participants=2)
+    monkeypatch.setattr(TaskSpec, "dimension", property(refuse_to_count))
+    get_receipt(chain.submit(task_id, 1, 2), RoundOutcome.FINALIZED)
+
+
+def refuse_to_count(spec: TaskSpec) -> int:
+    raise AssertionError(f"the parameters of {spec.name} were counted")
 
 
 def test_examples_are_capped_by_the_task() -> None:
