@@ -10,6 +10,7 @@ from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 from quorate.chain.ids import Address, Hash
 from quorate.chain.task import PARAMETERS_MAX, TaskSpec, UpdateCodec
 from quorate.chain.transaction import (
+    PAYLOAD_BYTES_MAX,
     ChangeTaskStatus,
     CreateTask,
     Role,
@@ -28,7 +29,7 @@ from ledger.keys import (
     get_task_spec_key,
 )
 from ledger.membership import validate_member, validate_role
-from ledger.quotas import change_usage, validate_task_count
+from ledger.quotas import change_usage, validate_created_count, validate_task_count
 from ledger.records import (
     TaskNameRecord,
     TaskRecord,
@@ -64,6 +65,7 @@ def validate_create_task(env: Environment, sender: Address, body: CreateTask) ->
             ErrorCode.QUOTA_EXCEEDED, f"The chain has {TASKS_MAX} tasks, its limit."
         )
     validate_task_count(env, sender)
+    validate_created_count(env, sender)
     fault = find_fault(spec)
     if fault is not None:
         raise TransactionError(ErrorCode.INVALID_TASK, fault)
@@ -114,6 +116,15 @@ def find_fault(spec: TaskSpec) -> str | None:
         validate_optimizer(spec.optimizer)
     except RuleError as error:
         return f"The server optimizer cannot be used: {error}."
+    state_bytes = _compute_state_bytes(spec)
+    if state_bytes > PAYLOAD_BYTES_MAX:
+        # No node could store it: all would stop at the block that creates the task.
+        return (
+            f"The server optimizer, and the aggregate that the rule keeps, take {state_bytes} bytes"
+            f" for {spec.dimension} parameters, and a payload has at most {PAYLOAD_BYTES_MAX}:"
+            " choose an optimizer that keeps less (sgd keeps nothing), or split the model into"
+            " several tasks."
+        )
     if spec.reward_pool:
         return "Rewards are not paid on this chain yet: set reward_pool to 0."
     return None
@@ -170,6 +181,7 @@ def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: Cr
     env.view.put(get_task_spec_key(task_id), TaskSpecRecord(spec))
     env.view.put(get_task_name_key(spec.name), TaskNameRecord(task_id))
     env.view.created_task_count += 1
+    env.created_counts[sender] = env.created_counts.get(sender, 0) + 1
     change_usage(env.view, sender, tasks=1)
     env.state_bytes += len(state)
     env.keep_artifact(optimizer_root, state)

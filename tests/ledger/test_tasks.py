@@ -83,6 +83,13 @@ def test_an_optimizer_with_a_state_starts_at_zero() -> None:
         ({"codec": UpdateCodec.TOP_K_INT16}, "choose top_k from 1 to 6"),
         ({"codec": UpdateCodec.TOP_K_INT16, "top_k": 7}, "names 7 of the model's 6 parameters"),
         ({"reward_pool": 1}, "set reward_pool to 0"),
+        (
+            {
+                "tensors": (TensorSpec("w", (2**28 + 1,), 16, 12),),
+                "optimizer": ServerOptimizer(OptimizerName.ADAM, adaptivity=1),
+            },
+            "take 4294967312 bytes",
+        ),
     ],
 )
 def test_an_invalid_task_is_refused(changes: dict[str, object], words: str) -> None:
