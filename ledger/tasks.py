@@ -112,6 +112,15 @@ def find_fault(spec: TaskSpec) -> str | None:
             "The aggregation rule ignores example counts: set example_count_max to 0, or use mean"
             " without nnm."
         )
+    optimizer_fault = _find_optimizer_fault(spec)
+    if optimizer_fault is not None:
+        return optimizer_fault
+    if spec.reward_pool:
+        return "Rewards are not paid on this chain yet: set reward_pool to 0."
+    return None
+
+
+def _find_optimizer_fault(spec: TaskSpec) -> str | None:
     try:
         validate_optimizer(spec.optimizer)
     except RuleError as error:
@@ -125,8 +134,6 @@ def find_fault(spec: TaskSpec) -> str | None:
             " choose an optimizer that keeps less (sgd keeps nothing), or split the model into"
             " several tasks."
         )
-    if spec.reward_pool:
-        return "Rewards are not paid on this chain yet: set reward_pool to 0."
     return None
 
 
