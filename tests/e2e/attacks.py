@@ -1,7 +1,8 @@
 """What hostile peers do to a network of real nodes, each attack a function with a bound.
 
 Owns the attackers, which run in a process of their own: ``python -m tests.e2e.attacks NAME
-SECONDS TARGET_FILE`` prints how often it did what, as JSON. Speaks the nodes' protocols over real
+SECONDS TARGET_FILE`` says `READY`, waits for a line, and prints at its end how often it did what,
+as JSON. Speaks the nodes' protocols over real
 sockets of the loopback interface; never looks into the nodes.
 """
 
@@ -59,6 +60,8 @@ SLOW_BYTES: Final = 10
 FAR_HEIGHTS: Final = 10**6
 NO_BLOCK: Final = BlockId(Hash(b"\x77" * 32), 1, Hash(b"\x77" * 32))
 """The id of a block that there is not."""
+READY: Final = "ready"
+"""The line that an attacker writes before it waits for one, which sets it going."""
 BATCH: Final = 100
 ROUND_S: Final = 0.1
 
@@ -515,4 +518,7 @@ def run_attack(name: str, seconds: float, target: Target) -> Counter[str]:
 
 if __name__ == "__main__":
     document = json.loads(Path(sys.argv[3]).read_text())
+    # Loading all of this takes seconds on a busy machine: whoever measures waits for it.
+    print(READY, flush=True)
+    sys.stdin.readline()
     print(json.dumps(run_attack(sys.argv[1], float(sys.argv[2]), Target(**document))))

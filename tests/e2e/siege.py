@@ -21,7 +21,7 @@ from pathlib import Path
 from quorate.chain.keys import PrivateKey
 
 from node.key_files import read_validator_key
-from tests.e2e.attacks import ATTACKS, Target, write_target
+from tests.e2e.attacks import ATTACKS, READY, Target, write_target
 from tests.e2e.campaign import make_test_environment
 from tests.e2e.network import CHAIN_ID, CONFIG, Network, make_key, open_network
 from tests.e2e.plot import Panel, draw_panels
@@ -32,7 +32,7 @@ INSIDER = 4
 """The validator that is killed at once; attackers have its key."""
 HOSTILE_PARTICIPANTS = 3
 SETTLE_S = 6.0
-STOP_S = 20.0
+STOP_S = 60.0
 SAMPLE_S = 0.5
 # Waiting for the insider's turns shall not be what the figures show.
 SIEGE_CONFIG = replace(
@@ -91,21 +91,29 @@ class Siege:
             (last - first) / elapsed for first, last in zip(first, self._get_heights(), strict=True)
         )
 
-    def attack(self, names: Sequence[str], seconds: float) -> tuple[float, dict[str, int]]:
-        """Attack in several ways at once; return blocks a second meanwhile, and what was done.
+    def attack(
+        self, names: Sequence[str], seconds: float
+    ) -> tuple[float, dict[str, dict[str, int]]]:
+        """Attack in several ways at once; return blocks a second meanwhile, and what each did.
 
         Attacks that are bound to a number of peers or streams may be over sooner.
         """
         attackers = [self._start(name, seconds) for name in names]
         try:
+            for name, attacker in zip(names, attackers, strict=True):
+                assert attacker.stdout is not None
+                is_ready = attacker.stdout.readline().rstrip() == READY
+                assert is_ready, self._read_errors(name)
+            for attacker in attackers:
+                _set_going(attacker)
             rate = self.watch(
                 seconds, lambda: all(attacker.poll() is not None for attacker in attackers)
             )
-            counts: dict[str, int] = {}
-            for attacker in attackers:
-                out, err = attacker.communicate(timeout=STOP_S)
-                assert attacker.returncode == 0, err[-3000:]
-                counts |= json.loads(out)
+            counts: dict[str, dict[str, int]] = {}
+            for name, attacker in zip(names, attackers, strict=True):
+                out, _ = attacker.communicate(timeout=STOP_S)
+                assert attacker.returncode == 0, self._read_errors(name)
+                counts[name] = json.loads(out)
         finally:
             for attacker in attackers:
                 attacker.kill()
@@ -136,13 +144,29 @@ class Siege:
 
     def _start(self, name: str, seconds: float) -> subprocess.Popen[str]:
         command = [sys.executable, "-P", "-m", "tests.e2e.attacks", name, str(seconds)]
-        return subprocess.Popen(
-            [*command, str(self.target_file)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=make_test_environment(),
-        )
+        # A pipe that nobody reads meanwhile would hold up an attacker that has much to complain of.
+        with self._get_error_file(name).open("w") as errors:
+            return subprocess.Popen(
+                [*command, str(self.target_file)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=make_test_environment(),
+            )
+
+    def _get_error_file(self, name: str) -> Path:
+        return self.target_file.with_name(f"{name}.err")
+
+    def _read_errors(self, name: str) -> str:
+        return self._get_error_file(name).read_text()[-3000:]
+
+
+def _set_going(attacker: subprocess.Popen[str]) -> None:
+    """Let an attacker begin, once it is ready."""
+    assert attacker.stdin is not None
+    attacker.stdin.write("\n")
+    attacker.stdin.flush()
 
 
 @contextmanager
@@ -219,7 +243,7 @@ def main() -> None:
             base = siege.watch(REST_S)
             marks.append((time.monotonic() - siege.began, name))
             rate, counts = siege.attack([name], chosen.seconds)
-            done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+            done = ", ".join(f"{count:,} {what}" for what, count in counts[name].items() if count)
             memory = max(siege.read_memory_mb())
             print(f"| `{name}` | {base:.1f} | {rate:.1f} | {memory:.0f} | {done} |", flush=True)
             siege.check_unharmed()

@@ -24,7 +24,7 @@ from quorate.errors import ConnectionFailedError, RpcError
 
 from node.config import Config
 from node.key_files import read_validator_key
-from tests.e2e.attacks import ATTACKS, Target, write_target
+from tests.e2e.attacks import ATTACKS, READY, Target, write_target
 from tests.e2e.campaign import Campaign, Verdict, make_test_environment, open_campaign
 from tests.e2e.manifest import Manifest, generate, write_manifest
 from tests.e2e.network import CHAIN_ID, CONFIG
@@ -150,6 +150,7 @@ class Attackers:
         with self._counts_file.open("wb") as counts:
             self._process = subprocess.Popen(
                 [*command, str(self._target_file)],
+                stdin=subprocess.DEVNULL,  # It begins as soon as it is ready.
                 stdout=counts,
                 stderr=subprocess.DEVNULL,
                 env=make_test_environment(),
@@ -164,7 +165,8 @@ class Attackers:
             self._process = None
             # One that was cut short has not said what it did.
             with suppress(json.JSONDecodeError):
-                for what, count in json.loads(self._counts_file.read_text()).items():
+                said = self._counts_file.read_text().removeprefix(f"{READY}\n")
+                for what, count in json.loads(said).items():
                     self._seen.done[what] = self._seen.done.get(what, 0) + count
 
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from quorate.chain.content import compute_content_hash
-from quorate.chain.errors import QuorateError
 from quorate.chain.ids import Hash
 from quorate.chain.keys import PrivateKey
 from quorate.chain.task import AggregationRule, RoundPolicy, Stage
@@ -108,7 +107,8 @@ class Worker(ABC):
                 while not self._stop.is_set():
                     self.work(client)
                     self._stop.wait(self.pause_s)
-        except (QuorateError, AssertionError) as error:
+        except BaseException as error:  # noqa: BLE001
+            # Whatever it is: a thread that ends without a word would be a test that cannot fail.
             self.failure = error
 
     @abstractmethod
