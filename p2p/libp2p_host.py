@@ -57,7 +57,7 @@ from p2p.host_limits import (
 )
 from p2p.network import ANNOUNCEMENTS_QUEUED_MAX, PeerId
 from p2p.sockets import Acceptor, bind, get_bound_address
-from p2p.stream_wire import Connection, StreamWire, force_close
+from p2p.stream_wire import Connection, StreamWire, build_open_error, force_close
 from p2p.wire import HostOwner, WireClosed
 
 logger = logging.getLogger("p2p")
@@ -358,7 +358,7 @@ class Host:
         Raises
         ------
         WireClosed
-            If that fails, with the reason.
+            If that fails, with the reason; `ProtocolUnknown` if the peer does not speak it.
         """
         conn = cast("INetConn", connection)
         stream: INetStream | None = None
@@ -371,7 +371,7 @@ class Host:
             # The library raises errors of many unrelated classes here, and all mean one thing.
             if stream is not None:
                 await StreamWire(stream).reset()
-            raise WireClosed(f"cannot open {protocol}: {error!r}") from error
+            raise build_open_error(protocol, error) from error
         return StreamWire(stream)
 
     async def close_connection(self, connection: object) -> None:

@@ -35,7 +35,7 @@ from p2p.network import PROTOCOL_VERSION, NetworkConfig, NetworkHandler, PeerId,
 from p2p.pacing import Pacer
 from p2p.requests import ANSWERS_HELD_MAX, Answerer, Asker
 from p2p.scoring import PENALTY_MALFORMED
-from p2p.wire import Wire, WireClosed
+from p2p.wire import ProtocolUnknown, Wire, WireClosed
 
 logger = logging.getLogger("p2p")
 
@@ -179,6 +179,10 @@ class Linker:
             wire = await dialer.open_wire(connection, self.link_protocol)
             await self._open_link(wire)
             self._book.record_success(peer, trio.current_time() + TURN_S)
+        except ProtocolUnknown as error:
+            # Most often one of the two has the genesis of another chain, so its operator is told.
+            logger.warning("no link with %s: %s; is it a node of this chain?", peer, error)
+            self._record_failure(peer, is_duplicate=False)
         except (WireClosed, HandshakeRefused, trio.TooSlowError) as error:
             level = logging.INFO if isinstance(error, HandshakeRefused) else logging.DEBUG
             logger.log(level, "no link with %s: %s", peer, error)

@@ -5,7 +5,7 @@ py-libp2p: the few parts of its objects that matter here are written down as pro
 """
 
 import logging
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import trio
 
@@ -16,9 +16,12 @@ from p2p.host_limits import (
     UNREAD_BYTES_MAX,
 )
 from p2p.network import PeerId
-from p2p.wire import WireClosed
+from p2p.wire import ProtocolUnknown, WireClosed
 
 logger = logging.getLogger("p2p")
+
+NOT_SPOKEN: Final = "protocols not supported"
+"""How the library's one error of negotiation begins when the peer has answered "na"."""
 
 
 class SecuredConnection(Protocol):
@@ -165,6 +168,13 @@ def get_read_event(stream: Stream) -> trio.Event:
     """
     muxed = stream.muxed_stream
     return muxed.conn.stream_events.get(muxed.stream_id, trio.Event())
+
+
+def build_open_error(protocol: str, error: Exception) -> WireClosed:
+    """Make the error for a stream that could not be opened, from the library's."""
+    if str(error).startswith(NOT_SPOKEN):
+        return ProtocolUnknown(f"the peer does not speak {protocol}")
+    return WireClosed(f"cannot open {protocol}: {error!r}")
 
 
 async def force_close(conn: Connection) -> None:

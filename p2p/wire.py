@@ -14,6 +14,10 @@ class WireClosed(NetworkError):  # noqa: N818 - it reads as what happened.
     """The stream, or the connection under it, has ended."""
 
 
+class ProtocolUnknown(WireClosed):
+    """The peer does not speak the protocol: it is a node of another chain, or of another kind."""
+
+
 class Wire(Protocol):
     """A stream to an authenticated peer. One task may read while one other task writes."""
 
