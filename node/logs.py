@@ -44,8 +44,8 @@ _LEVELS: Final = {
 _CHATTY_LOGGERS: Final = ("libp2p", "hypercorn", "httpx", "multiaddr")
 """Libraries that log each connection; below warning only when the node's level is debug."""
 
-_REPEATING_LOGGERS: Final = ("libp2p.transport",)
-"""What they say of each failed dial, the keeping of peers knows and handles."""
+_REPEATING_LOGGERS: Final = ("libp2p.transport", "libp2p.host.basic_host")
+"""What they say of each failed dial and stream, the keeping of peers knows and handles."""
 
 
 def configure_logs(

@@ -112,6 +112,17 @@ def test_libraries_speak_through_the_same_lines() -> None:
     assert len(read(stream)) == 1
 
 
+@pytest.mark.parametrize("name", ["libp2p.transport.tcp", "libp2p.host.basic_host"])
+def test_failed_dials_and_streams_are_for_debugging(name: str) -> None:
+    said = "Failed to open stream to peer 12D3KooW: two nodes dialed each other"
+    stream, _ = log()
+    logging.getLogger(name).error(said)
+    assert read(stream) == []
+    stream, _ = log("debug")
+    logging.getLogger(name).error(said)
+    assert [line["event"] for line in read(stream)] == [said]
+
+
 @pytest.mark.parametrize("format_", ["json", "console"])
 def test_exceptions_carry_their_traceback(format_: str) -> None:
     stream = io.StringIO()
