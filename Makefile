@@ -70,7 +70,7 @@ check: $(INSTALLED) ## Run ruff, mypy, import-linter and the tests of the code's
 	@$(BIN)/lint-imports --no-logo
 	@$(BIN)/python -m pytest -q tests/test_tidy.py tests/test_repository.py
 
-bench: $(INSTALLED) ## Measure a localnet of four processes: throughput, latency, memory.
+bench: $(INSTALLED) ## Measure four validators: blocks, transfers, latency, updates, rules.
 	@mkdir -p out
 	@$(BIN)/python -m bench.network --json out/bench.json $(ARGS)
 
@@ -80,10 +80,12 @@ bench-aggregation: $(INSTALLED) ## Time each aggregation rule; goes on with what
 	  --json out/bench-aggregation.json $(ARGS)
 
 bench-aggregation-latency: $(INSTALLED) ## Measure block intervals while validators aggregate.
-	@$(BIN)/python -m bench.aggregation_latency $(ARGS)
+	@mkdir -p out
+	@$(BIN)/python -m bench.aggregation_latency --json out/bench-aggregation-latency.json $(ARGS)
 
-bench-stored-round: $(INSTALLED) ## Aggregate a round of 6 GB in a node's way; takes 6 GB of disk.
-	@$(BIN)/python -m bench.stored_round $(ARGS)
+bench-stored-round: $(INSTALLED) ## Aggregate 6 GB of updates in a node's way; takes 8 GB of disk.
+	@mkdir -p out
+	@$(BIN)/python -m bench.stored_round --json out/bench-stored-round.json $(ARGS)
 
 sim: $(INSTALLED) ## Simulate a network under faults, SEEDS=n times, in JOBS=n processes.
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --jobs $(JOBS)
@@ -94,7 +96,8 @@ bench-robustness: $(INSTALLED) ## Train under each rule and each attack: clean a
 	  --figure out/robustness.svg $(ARGS)
 
 bench-sync: $(INSTALLED) ## Measure how fast a fresh node catches up.
-	@$(BIN)/python -m bench.sync $(ARGS)
+	@mkdir -p out
+	@$(BIN)/python -m bench.sync --json out/bench-sync.json $(ARGS)
 
 bench-updates: $(INSTALLED) ## Measure a training round of 16 updates of 20 MB on four validators.
 	@mkdir -p out

@@ -6,36 +6,50 @@ delay. The figure is the time from one block to the next, at a client of one nod
 from the block that freezes the round to the one after the block that carries its result. Never
 judges a figure: machines differ.
 
-Run as `python -m bench.aggregation_latency [--dim 10000000] [--updates 32] [--rounds 3]`.
+Run as `python -m bench.aggregation_latency [--updates 32] [--rounds 3] [--json FILE]`.
 
 By default updates are sparse, so that they travel with their transactions and no payload is on its
 way while the clock runs; they are aggregated as all others, over every parameter. With
 `--codec int16` they are dense.
 """
 
-import argparse
 import queue
-import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from types import FrameType
+from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 import numpy as np
 from quorate.chain.content import compute_content_hash
-from quorate.chain.errors import QuorateError
 from quorate.chain.ids import Hash
 from quorate.chain.keys import PrivateKey
-from quorate.chain.task import DEFAULT_RULE, AggregationRule, RoundPolicy, UpdateCodec
+from quorate.chain.parameters import ConsensusParameters
+from quorate.chain.task import (
+    DEFAULT_RULE,
+    PARAMETERS_MAX,
+    AggregationRule,
+    RoundPolicy,
+    UpdateCodec,
+)
 from quorate.chain.transaction import RegisterParticipant, SubmitUpdate
 from quorate.client import Client
 from quorate.rpc_types import Event
 from quorate.task_draft import draft_task
 
+from bench.command_line import (
+    SECONDS_MAX,
+    add_json_option,
+    make_parser,
+    positive_number,
+    report,
+    run,
+    whole_number,
+    write_json,
+)
 from bench.errors import BenchError
 from bench.figures import IntervalFigures, compute_interval
+from bench.machine import describe_machine
 from bench.signing import make_key, sign
 from bench.testbed import Testbed, open_testbed
 from bench.watching import Arrival, BlockWatch, EventThread
@@ -47,6 +61,9 @@ DEADLINE_MS: Final = 3_600_000
 SETTLE_S: Final = 3.0
 ROUND_S_MAX: Final = 300.0
 POLL_S: Final = 0.05
+UPDATES_MAX: Final = 1_000
+ROUNDS_MAX: Final = 1_000
+CODECS: Final = {"top_k_int16": UpdateCodec.TOP_K_INT16, "int16": UpdateCodec.DENSE_INT16}
 _EVENTS_MAX: Final = 1_000
 
 
@@ -183,7 +200,9 @@ def measure(
     """
     accounts = [key.address for key in list_participants(updates)]
     report("starting the nodes; empty blocks follow each other without delay")
-    with open_testbed(NODES, accounts, empty_block_interval_ms=0) as testbed:
+    # So that small rounds take the same way as large ones.
+    parameters = ConsensusParameters(aggregation_cost_block_max=0)
+    with open_testbed(NODES, accounts, 0, parameters) as testbed:
         report(f"creating a task of {dimension:,} parameters with {updates} participants")
         trainer = Trainer(testbed, dimension, updates, codec)
         with (
@@ -233,42 +252,61 @@ def compute_busy_interval(spans: Sequence[Sequence[Arrival]]) -> IntervalFigures
     )
 
 
-def report(what: str) -> None:
-    """Tell on standard error what is being done."""
-    print(f"bench: {what}", file=sys.stderr, flush=True)
+def make_table(figures: LatencyUnderAggregation) -> str:
+    """Return the figures as people read them."""
+    idle, busy = figures.idle, figures.aggregating
+    spans = ", ".join(f"{seconds:.1f}" for seconds in figures.aggregation_s)
+    lines = [f"block interval      {'median':>9} {'p99':>9} {'blocks':>7}"]
+    for name, each in (("idle", idle), ("aggregating", busy)):
+        lines.append(f"{name:19} {each.median_ms:6.1f} ms {each.p99_ms:6.1f} ms {each.blocks:7}")
+    ratios = f"{busy.median_ms / idle.median_ms:9.2f} {busy.p99_ms / idle.p99_ms:9.2f}"
+    return "\n".join([*lines, f"ratio               {ratios}; rounds took {spans} s"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, measure and print."""
-    parser = argparse.ArgumentParser(prog="bench.aggregation_latency", description="Measure.")
-    parser.add_argument("--dim", type=int, default=10_000_000, help="parameters of the task")
-    parser.add_argument("--updates", type=int, default=32, help="updates of a training round")
-    parser.add_argument("--codec", choices=("top_k_int16", "int16"), default="top_k_int16")
-    parser.add_argument("--rounds", type=int, default=3, help="training rounds")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of the idle network")
+    """Parse the command line, measure, print, and write JSON if asked to."""
+    parser = make_parser(
+        "bench.aggregation_latency", "Measure block intervals while four validators aggregate."
+    )
+    for name, maximum, default, what in (
+        ("--dim", PARAMETERS_MAX, 10_000_000, "parameters of the task"),
+        ("--updates", UPDATES_MAX, 32, "updates of a training round"),
+        ("--rounds", ROUNDS_MAX, 3, "training rounds"),
+    ):
+        parser.add_argument(
+            name, type=whole_number(1, maximum), default=default, metavar="NUMBER", help=what
+        )
+    parser.add_argument("--codec", choices=CODECS, default="top_k_int16", help="of the updates")
+    parser.add_argument(
+        "--seconds",
+        type=positive_number(SECONDS_MAX),
+        default=10.0,
+        help="how long the idle network is measured",
+    )
+    add_json_option(parser)
     options = parser.parse_args(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)
-    codec = UpdateCodec.DENSE_INT16 if options.codec == "int16" else UpdateCodec.TOP_K_INT16
-    try:
+    codec = CODECS[options.codec]
+    if codec is UpdateCodec.TOP_K_INT16 and options.dim < TOP_K:
+        parser.error(f"A sparse update names {TOP_K:,} parameters: take more, or --codec int16.")
+
+    def work() -> None:
         figures = measure(options.dim, options.updates, codec, options.rounds, options.seconds)
-    except QuorateError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; the nodes have been stopped.", file=sys.stderr)
-        return 130
-    idle, busy = figures.idle, figures.aggregating
-    spans = ", ".join(f"{seconds:.1f}" for seconds in figures.aggregation_s)
-    print(f"block interval      {'median':>9} {'p99':>9} {'blocks':>7}")
-    for name, each in (("idle", idle), ("aggregating", busy)):
-        print(f"{name:19} {each.median_ms:6.1f} ms {each.p99_ms:6.1f} ms {each.blocks:7}")
-    print(f"ratio               {busy.median_ms / idle.median_ms:9.2f}", end="")
-    print(f" {busy.p99_ms / idle.p99_ms:9.2f}; rounds took {spans} s")
-    return 0
+        print(make_table(figures))
+        settings = {
+            "dimension": options.dim,
+            "updates": options.updates,
+            "rounds": options.rounds,
+            "codec": options.codec,
+            "seconds": options.seconds,
+        }
+        document = {
+            "machine": asdict(describe_machine()),
+            "settings": settings,
+            "figures": asdict(figures),
+        }
+        write_json(options.json, document)
 
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    return run(work)
 
 
 if __name__ == "__main__":

@@ -4,23 +4,31 @@ Owns a network of four real processes, one of which is stopped with SIGSTOP for 
 others need for those blocks. Its votes are proven by stopping another one: without them the rest
 would have no quorum.
 
-Run as `python -m bench.away [--blocks 5000]`; it ends with 1 when the validator does not vote.
+Run as `python -m bench.away [--blocks 5000] [--json FILE]`; it ends with 1 when the
+validator does not vote.
 """
 
-import argparse
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from types import FrameType
+from dataclasses import asdict
 from typing import Final
 
-from quorate.chain.errors import QuorateError
-
+from bench.command_line import (
+    add_json_option,
+    make_parser,
+    report,
+    run,
+    whole_number,
+    write_json,
+)
 from bench.errors import BenchError
+from bench.machine import describe_machine
 from bench.testbed import Testbed, open_testbed
 
 BLOCKS: Final = 5_000
+BLOCKS_MAX: Final = 1_000_000
 NODES: Final = 4
 BLOCKS_AFTERWARDS: Final = 20
 AWAY_SECONDS_MAX: Final = 1_800.0
@@ -73,35 +81,31 @@ def _wait(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(_POLL_S)
 
 
-def report(what: str) -> None:
-    """Tell on standard error what is being done."""
-    print(f"bench: {what}", file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, let a validator be away, and print how it came back."""
-    parser = argparse.ArgumentParser(prog="bench.away", description="A validator comes back.")
-    parser.add_argument("--blocks", type=int, default=BLOCKS, help="how many it misses")
-    options = parser.parse_args(arguments)
-    # So that the stopped validator goes on, and ends, however this process is told to end.
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        behind, seconds = measure_return(options.blocks)
-    except QuorateError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; the nodes have been stopped.", file=sys.stderr)
-        return 130
-    rate = behind / seconds
-    print(
-        f"{behind} blocks behind, level after {seconds:.1f} s ({rate:,.0f}/s), and it votes again"
+    parser = make_parser("bench.away", "Measure how a validator that was away comes back.")
+    parser.add_argument(
+        "--blocks",
+        type=whole_number(1, BLOCKS_MAX),
+        default=BLOCKS,
+        metavar="NUMBER",
+        help="how many it misses",
     )
-    return 0
+    add_json_option(parser)
+    options = parser.parse_args(arguments)
 
+    def work() -> None:
+        behind, seconds = measure_return(options.blocks)
+        rate = behind / seconds
+        print(
+            f"{behind} blocks behind, level after {seconds:.1f} s ({rate:,.0f}/s), and it votes "
+            "again"
+        )
+        figures = {"blocks_behind": behind, "seconds": seconds, "blocks_per_s": rate}
+        document = {"machine": asdict(describe_machine()), "figures": figures}
+        write_json(options.json, document)
 
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    return run(work)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from typing import Final
 
 from quorate.chain.errors import QuorateError
 
+SECONDS_MAX: Final = 86_400.0
+"""Nothing is measured for more than a day."""
 FAILED: Final = 1
 INTERRUPTED: Final = 130
 
@@ -137,7 +139,11 @@ def run(work: Callable[[], int | None], *, left: str = "the nodes have been stop
     left : str
         What an interruption leaves, told after "Interrupted;".
     """
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in before.items():
+        # One that is ignored stays so: a shell has it ignored by what it runs in the background.
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
     try:
         return work() or 0
     except (QuorateError, OSError) as error:
@@ -147,8 +153,12 @@ def run(work: Callable[[], int | None], *, left: str = "the nodes have been stop
         print(f"Interrupted; {left}.", file=sys.stderr)
         return INTERRUPTED
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    # A second one shall not end the stopping of processes and the removal of folders.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,13 +1,17 @@
 """Figures of the ledger alone: transfers per block, and the state tree of a large chain.
 
 Owns the measurement of `ledger/` in one process: no network, no disk, no signatures. Never
-asserts a time; it prints a table, or JSON with --json.
+asserts a time.
+
+Run as `python -m bench.ledger [--accounts 1000000] [--json FILE]`.
 """
 
-import argparse
 import gc
-import json
+import sys
 import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Final
 
 from quorate.chain.genesis import Admission, Genesis, GenesisAccount, GenesisValidator
 from quorate.chain.ids import Address, Hash, PublicKey, Signature, compute_address
@@ -18,6 +22,15 @@ from quorate.chain.transaction import (
     Transfer,
 )
 
+from bench.command_line import (
+    add_json_option,
+    make_parser,
+    report,
+    run,
+    whole_number,
+    write_json,
+)
+from bench.machine import describe_machine
 from ledger.execution import BlockContext, BlockExecution, InlineAggregates
 from ledger.genesis import build_genesis_state
 from ledger.keys import get_account_key
@@ -28,6 +41,12 @@ from ledger.tree import BucketTree, compute_bucket, make_bucket
 CHAIN_ID = "bench"
 BUCKET_COUNT = 1 << 16
 REPEATS = 5
+TRANSFERS: Final = 1_000
+"""Of a block."""
+BLOCKS: Final = 10
+TOUCHED: Final = 1_000
+"""Accounts whose root is computed anew."""
+ACCOUNTS_MAX: Final = 100_000_000
 NO_SIGNATURE = Signature(bytes(64))
 
 
@@ -145,23 +164,32 @@ def measure_tree(n_accounts: int, n_touched: int) -> dict[str, float]:
     }
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--accounts", type=int, default=1_000_000)
-    arguments = parser.parse_args()
-    figures = {
-        "transfers": measure_transfers(1_000, 10),
-        "tree": measure_tree(arguments.accounts, 1_000),
-    }
-    if arguments.json:
-        print(json.dumps(figures))
-        return
-    for name, rows in figures.items():
-        for row, figure in rows.items():
-            print(f"{name:<12}{row:<24}{figure:>14,.2f}")
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, measure, print, and write JSON if asked to."""
+    parser = make_parser("bench.ledger", "Measure the ledger alone, in one process.")
+    parser.add_argument(
+        "--accounts",
+        type=whole_number(TOUCHED, ACCOUNTS_MAX),
+        default=1_000_000,
+        metavar="NUMBER",
+        help="of the state whose root is updated",
+    )
+    add_json_option(parser)
+    options = parser.parse_args(arguments)
+
+    def work() -> None:
+        report(f"{BLOCKS} blocks of {TRANSFERS:,} transfers")
+        transfers = measure_transfers(TRANSFERS, BLOCKS)
+        report(f"a state of {options.accounts:,} accounts")
+        figures = {"transfers": transfers, "tree": measure_tree(options.accounts, TOUCHED)}
+        for name, rows in figures.items():
+            for row, figure in rows.items():
+                print(f"{name:<12}{row:<24}{figure:>14,.2f}")
+        document = {"machine": asdict(describe_machine()), "figures": figures}
+        write_json(options.json, document)
+
+    return run(work, left="nothing is left of it")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

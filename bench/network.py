@@ -5,18 +5,12 @@ Owns the order of the measurements and how they are shown. Never judges a figure
 Run as `python -m bench.network [--seconds 30] [--only transfers latency] [--json FILE]`.
 """
 
-import argparse
-import json
-import signal
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
-from types import FrameType
 from typing import Final
 
-from quorate.chain.errors import QuorateError
 from quorate.chain.task import AggregationRule
 from rich.console import Console
 from rich.table import Table
@@ -25,11 +19,21 @@ from aggregation import compute_updates_min
 from bench.aggregation import run_case
 from bench.aggregation_cases import OURS, RULES, compute_num_byzantine
 from bench.aggregation_results import Failure, Limits, Outcome
+from bench.command_line import (
+    SECONDS_MAX,
+    add_json_option,
+    make_parser,
+    positive_number,
+    report,
+    run,
+    whole_number,
+    write_json,
+)
 from bench.figures import Figures, IntervalFigures, LoadFigures, compute_interval
 from bench.machine import Memory, describe_machine
 from bench.testbed import Testbed, open_testbed
 from bench.training import measure_updates
-from bench.transfers import calibrate, list_senders, measure_latency, measure_transfers
+from bench.transfers import BATCH_SIZE, calibrate, list_senders, measure_latency, measure_transfers
 from bench.watching import BlockWatch
 
 PHASES: Final = ("interval", "transfers", "latency", "updates", "aggregation")
@@ -37,6 +41,9 @@ SECONDS: Final = 30.0
 DEPTH: Final = 4_000
 AGGREGATION_UPDATES: Final = 32
 AGGREGATION_DIMENSION: Final = 100_000
+NODES_MAX: Final = 16
+DEPTH_MAX: Final = 1_000_000
+PER_S_MAX: Final = 1_000_000.0
 SETTLE_S: Final = 1.0
 
 
@@ -158,45 +165,53 @@ def _show_memory(memory: Sequence[Memory]) -> str:
     return f"{max(each.now_mb for each in memory):.0f} MB"
 
 
-def report(what: str) -> None:
-    """Tell on standard error what is being done."""
-    print(f"bench: {what}", file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, measure, print, and write JSON if asked to."""
-    parser = argparse.ArgumentParser(prog="bench.network", description="Measure a network.")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help="how long a load lasts")
-    parser.add_argument("--only", nargs="+", choices=PHASES, default=PHASES, metavar="PHASE")
-    parser.add_argument("--nodes", type=int, default=4, help="how many validators")
-    parser.add_argument("--depth", type=int, default=DEPTH, help="transfers under way at a time")
-    parser.add_argument("--rate", type=float, help="transfers/s of the latency measurement")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser = make_parser("bench.network", "Measure a network of processes on this machine.")
+    parser.add_argument(
+        "--seconds",
+        type=positive_number(SECONDS_MAX),
+        default=SECONDS,
+        help="how long a load lasts",
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=PHASES, default=PHASES, metavar="PHASE", help="some of all"
+    )
+    parser.add_argument(
+        "--nodes",
+        type=whole_number(1, NODES_MAX),
+        default=4,
+        metavar="NUMBER",
+        help="how many validators",
+    )
+    parser.add_argument(
+        "--depth",
+        # With less, no batch would ever go.
+        type=whole_number(BATCH_SIZE, DEPTH_MAX),
+        default=DEPTH,
+        metavar="NUMBER",
+        help="transfers under way at a time",
+    )
+    parser.add_argument(
+        "--rate",
+        type=positive_number(PER_S_MAX),
+        help="transfers/s of the latency measurement; half of what was committed, unless given",
+    )
+    add_json_option(parser)
     options = parser.parse_args(arguments)
-    # So that the nodes are stopped however this process is told to end.
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+
+    def work() -> None:
         figures = measure(options.only, options.seconds, options.nodes, options.depth, options.rate)
-    except QuorateError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; the nodes have been stopped.", file=sys.stderr)
-        return 130
-    Console().print(make_table(figures))
-    if options.json:
+        Console().print(make_table(figures))
         settings = {"seconds": options.seconds, "nodes": options.nodes, "depth": options.depth}
         document = {
             "machine": asdict(describe_machine()),
             "settings": settings,
             "figures": asdict(figures),
         }
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
-    return 0
+        write_json(options.json, document)
 
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    return run(work)
 
 
 if __name__ == "__main__":

@@ -10,19 +10,37 @@ them beside.
 """
 
 import argparse
+import itertools
+import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 from quorate.chain.task import AggregationRule, Stage
 
+from bench.command_line import make_parser, parse_file, report, run, whole_number
 from node.demo.digits import Floats, Model
+from node.robustness.case import Case
 from node.robustness.grid import SETTINGS, Grid, Summary, make_cases, summarize
 from node.robustness.learning import Hyperparameters
-from node.robustness.running import count_processors, read_results, run_cases
+from node.robustness.running import JOBS_MAX, count_processors, read_results, run_cases
 
 RULES: Final = ("nnm+trimmed_mean", "clip+nnm+trimmed_mean", "arc+nnm+trimmed_mean")
+STAGES: Final = (
+    Stage.MEAN,
+    Stage.MEDIAN,
+    Stage.TRIMMED_MEAN,
+    Stage.KRUM,
+    Stage.MULTI_KRUM,
+    Stage.GEOMETRIC_MEDIAN,
+    Stage.NNM,
+    Stage.ARC,
+    Stage.CLIP,
+)
+SEEDS_MAX: Final = 1_000
+STEPS_MAX: Final = 100_000
 
 
 class ByzflServer:
@@ -64,6 +82,14 @@ def _make_stage(stage: Stage, f: int) -> Callable[[Floats], Floats]:
     return makers[stage]()
 
 
+def parse_rule(text: str) -> str:
+    """Return a rule whose stages all have their like in ByzFL."""
+    for name in text.split("+"):
+        if name not in STAGES:
+            raise argparse.ArgumentTypeError(f"{name!r} is none of the stages {', '.join(STAGES)}.")
+    return text
+
+
 def _clip(vectors: Floats) -> Floats:
     import byzfl  # noqa: PLC0415
 
@@ -72,14 +98,38 @@ def _clip(vectors: Floats) -> Floats:
     return clipped
 
 
-def _get_arguments() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="bench.robustness_peers", description=__doc__)
-    parser.add_argument("--rule", action="append", help="stages joined by +; may be repeated")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=Hyperparameters().steps)
-    parser.add_argument("--jobs", type=int, default=count_processors())
-    parser.add_argument("--results", type=Path, help="where outcomes are kept; goes on there")
-    parser.add_argument("--ours", type=Path, help="results of `quorate bench robustness`")
+def _get_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "bench.robustness_peers",
+        "Train under ByzFL's rules with the attacks of `quorate bench robustness`.",
+    )
+    parser.add_argument(
+        "--rule",
+        action="append",
+        type=parse_rule,
+        metavar="STAGES",
+        help=f"stages joined by +; may be repeated; {', '.join(RULES)} unless given",
+    )
+    for name, maximum, default, what in (
+        ("--seeds", SEEDS_MAX, 3, "trainings of each case"),
+        ("--steps", STEPS_MAX, Hyperparameters().steps, "training rounds of each training"),
+        ("--jobs", JOBS_MAX, count_processors(), "processes side by side"),
+    ):
+        parser.add_argument(
+            name, type=whole_number(1, maximum), default=default, metavar="NUMBER", help=what
+        )
+    parser.add_argument(
+        "--results",
+        type=parse_file,
+        metavar="FILE",
+        help="keep here what each case came to, as JSON; the same command goes on there",
+    )
+    parser.add_argument(
+        "--ours",
+        type=parse_file,
+        metavar="FILE",
+        help="results of `quorate bench robustness`, to be printed beside",
+    )
     return parser
 
 
@@ -91,24 +141,42 @@ def describe(summary: Summary | None) -> str:
     return f"{100 * summary.clean:.1f} > {100 * accuracy:.1f} {attack}"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, train, and print a line for each rule and setting."""
-    options = _get_arguments().parse_args(arguments)
+    parser = _get_parser()
+    options = parser.parse_args(arguments)
+    if find_spec("byzfl") is None:
+        parser.error("ByzFL is not installed here: pip install --group peers")
     grid = Grid(
         tuple(options.rule or RULES),
         seeds=options.seeds,
         parameters=Hyperparameters(steps=options.steps),
     )
     cases = make_cases(grid)
+    if not cases:
+        parser.error("None of these rules tolerates 4 hostile participants of 20.")
+    left = "nothing was kept: name a file with --results"
+    if options.results is not None:
+        left = f"the same command goes on with what is in {options.results}"
+    return run(lambda: compare(grid, cases, options.jobs, options.results, options.ours), left=left)
+
+
+def compare(
+    grid: Grid, cases: Sequence[Case], jobs: int, results: Path | None, others: Path | None
+) -> None:
+    """Train, and print a line for each rule and setting."""
+    ended = itertools.count(1)
     outcomes = run_cases(
         cases,
         grid.parameters,
-        jobs=options.jobs,
-        path=options.results,
-        on_outcome=lambda _case, _outcome: None,
+        jobs=jobs,
+        path=results,
+        on_outcome=lambda case, _: report(
+            f"{next(ended)} of {len(cases)}: {case.rule}, f={case.num_byzantine}, {case.attack}"
+        ),
         make_server=ByzflServer,
     )
-    found = {} if options.ours is None else read_results(options.ours, grid.parameters)
+    found = {} if others is None else read_results(others, grid.parameters)
     tables = [
         {(each.rule, each.num_byzantine, each.alpha): each for each in summarize(part)}
         for part in (outcomes, {case: found[case] for case in cases if case in found})
@@ -122,4 +190,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

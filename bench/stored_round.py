@@ -9,13 +9,14 @@ Run as `python -m bench.stored_round --n 100 --dim 30000000 --rule trimmed_mean 
 which needs 2 n d bytes on disk; the files are removed at the end.
 """
 
-import argparse
 import logging
 import os
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +28,14 @@ from quorate.chain.ids import Hash
 from quorate.chain.keys import PrivateKey
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import RoundOutcome, RoundReceipt
-from quorate.chain.task import AggregationRule, OptimizerName, RoundPolicy, ServerOptimizer
+from quorate.chain.task import (
+    PARAMETERS_MAX,
+    UPDATES_PER_ROUND_MAX,
+    AggregationRule,
+    OptimizerName,
+    RoundPolicy,
+    ServerOptimizer,
+)
 from quorate.chain.transaction import (
     CreateTask,
     FinalizeTrainingRound,
@@ -35,9 +43,19 @@ from quorate.chain.transaction import (
 )
 from quorate.task_draft import draft_task
 
+from aggregation import compute_updates_min
 from bench.aggregation_cases import RULES, compute_num_byzantine
+from bench.command_line import (
+    add_json_option,
+    make_parser,
+    parse_folder,
+    report,
+    run,
+    whole_number,
+    write_json,
+)
 from bench.errors import BenchError
-from bench.machine import read_cpu_seconds, read_memory
+from bench.machine import describe_machine, read_cpu_seconds, read_memory
 from bench.made_chain import MadeChain, list_participants, open_made_chain
 from bench.signing import BALANCE, CHAIN_ID
 from node.config_examples import LOCALNET
@@ -48,6 +66,10 @@ from node.testnet import NetworkPlan, write_network
 
 TILE_VALUES: Final = 1 << 20
 DEADLINE_MS: Final = 3_600_000
+WEIGHT_BYTES: Final = 60
+"""Of a parameter, over all: initial weights, the result, and the optimizer's state of both."""
+DISK_MARGIN: Final = 1.1
+REPORT_EVERY: Final = 10
 OPTIMIZERS: Final = {
     "sgd": ServerOptimizer(OptimizerName.SGD),
     "adam": ServerOptimizer(
@@ -106,6 +128,8 @@ async def open_round(
     task_id = created.transaction_hashes[0]
     await chain.decide(*((key, RegisterParticipant(task_id)) for key in participants))
     for index in range(len(participants) - 1):
+        if index % REPORT_EVERY == 0:
+            report(f"update {index + 1} of {len(participants)}")
         await _send_update(chain, task_id, index, dimension)
     return task_id
 
@@ -167,6 +191,7 @@ async def measure(
             nursery.start_soon(aggregates.run)
             task_id = await open_round(chain, rule, optimizer, dimension)
             pid = os.getpid()
+            report("sealing the round with the last update, and aggregating")
             forget_peak()
             wall, cpu = time.perf_counter(), read_cpu_seconds(pid)
             receipt = await close_round(chain, task_id, key)
@@ -181,34 +206,86 @@ async def measure(
     return figures
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Parse the command line, and run in a folder that is removed afterwards."""
-    parser = argparse.ArgumentParser(prog="bench.stored_round", description=__doc__)
-    parser.add_argument("--n", type=int, default=100, help="updates of the round")
-    parser.add_argument("--dim", type=int, default=30_000_000, help="parameters of the model")
-    parser.add_argument("--rule", choices=RULES, default="trimmed_mean")
-    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd")
-    parser.add_argument("--folder", type=Path, help="where there is room; a temporary one")
-    options = parser.parse_args(arguments)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    rule = AggregationRule(RULES[options.rule], compute_num_byzantine(options.rule, options.n))
-    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        figures = trio.run(
-            measure,
-            Path(folder) / "network",
-            options.n,
-            options.dim,
-            rule,
-            OPTIMIZERS[options.optimizer],
+def require_disk(folder: Path, n_updates: int, dimension: int) -> None:
+    """Raise unless a folder has room for the updates and for the weights.
+
+    Raises
+    ------
+    BenchError
+        If it does not.
+    """
+    needed = int(DISK_MARGIN * (2 * n_updates + WEIGHT_BYTES) * dimension)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BenchError(
+            f"{folder} has {free / 1e6:,.0f} MB free, and this takes {needed / 1e6:,.0f} MB: free "
+            "some, name another with --folder, or ask for less."
         )
-    size_mb = 2 * options.n * options.dim / 1e6
-    print(
-        f"{options.rule}, {options.optimizer}: n = {options.n}, d = {options.dim:,},"
-        f" {size_mb:,.0f} MB of updates: {figures.seconds:.1f} s"
-        f" ({figures.cpu_seconds:.1f} s of processor time), {figures.peak_mb:,.0f} MB resident"
-        f" at most, weights {figures.weights_root.hex()[:16]}"
+
+
+def describe(rule: str, optimizer: str, n_updates: int, dim: int, took: StoredRoundFigures) -> str:
+    """Return the figures as people read them."""
+    return (
+        f"{rule}, {optimizer}: n = {n_updates}, d = {dim:,},"
+        f" {2 * n_updates * dim / 1e6:,.0f} MB of updates: {took.seconds:.1f} s"
+        f" ({took.cpu_seconds:.1f} s of processor time), {took.peak_mb:,.0f} MB resident"
+        f" at most, weights {took.weights_root.hex()[:16]}"
     )
 
 
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, and run in a folder that is removed afterwards."""
+    parser = make_parser(
+        "bench.stored_round", "Aggregate a training round larger than memory in a node's own way."
+    )
+    for name, maximum, default, what in (
+        ("--n", UPDATES_PER_ROUND_MAX, 100, "updates of the round"),
+        ("--dim", PARAMETERS_MAX, 30_000_000, "parameters of the model"),
+    ):
+        parser.add_argument(
+            name, type=whole_number(1, maximum), default=default, metavar="NUMBER", help=what
+        )
+    parser.add_argument("--rule", choices=RULES, default="trimmed_mean", help="how to aggregate")
+    parser.add_argument("--optimizer", choices=OPTIMIZERS, default="sgd", help="of the task")
+    parser.add_argument(
+        "--folder",
+        type=parse_folder,
+        default=Path(tempfile.gettempdir()),
+        help="where there is room; files go into a temporary one there",
+    )
+    add_json_option(parser)
+    options = parser.parse_args(arguments)
+    rule = AggregationRule(RULES[options.rule], compute_num_byzantine(options.rule, options.n))
+    if compute_updates_min(rule) > options.n:
+        parser.error(f"{options.n} updates are too few for {options.rule}.")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+
+    def work() -> None:
+        require_disk(options.folder, options.n, options.dim)
+        optimizer = OPTIMIZERS[options.optimizer]
+        with tempfile.TemporaryDirectory(prefix="quorate-stored-", dir=options.folder) as folder:
+            network = Path(folder) / "network"
+            figures = trio.run(measure, network, options.n, options.dim, rule, optimizer)
+        print(describe(options.rule, options.optimizer, options.n, options.dim, figures))
+        document = {
+            "machine": asdict(describe_machine()),
+            "settings": {
+                "rule": options.rule,
+                "optimizer": options.optimizer,
+                "updates": options.n,
+                "dimension": options.dim,
+            },
+            "figures": {
+                "seconds": figures.seconds,
+                "cpu_seconds": figures.cpu_seconds,
+                "peak_mb": figures.peak_mb,
+                "weights_root": figures.weights_root.hex(),
+            },
+        }
+        write_json(options.json, document)
+
+    return run(work, left="the files have been removed")
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,10 +6,7 @@ libp2p on loopback, and the clock. Never judges a figure: machines differ.
 Run as `python -m bench.sync [--blocks 5000] [--payload-blocks 60] [--servers 3] [--json FILE]`.
 """
 
-import argparse
-import json
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -17,15 +14,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import trio
-from quorate.chain.errors import QuorateError
 from quorate.chain.genesis import GenesisAccount
 from rich.console import Console
 from rich.table import Table
 
+from bench.command_line import (
+    add_json_option,
+    make_parser,
+    report,
+    run,
+    whole_number,
+    write_json,
+)
 from bench.errors import BenchError
 from bench.machine import Memory, describe_machine, read_cpu_seconds, read_memory
 from bench.made_chain import MadeChain, list_participants, open_made_chain
@@ -44,6 +47,9 @@ PAYLOAD_SERVERS: Final = 3
 VALIDATORS: Final = 4
 BULK_BYTES_PER_S: Final = 1_000_000_000
 """The pace of bulk is the operator's choice, made for votes; here it shall not be what is seen."""
+BLOCKS_MAX: Final = 1_000_000
+SERVERS_MAX: Final = 16
+BULK_BYTES_PER_S_LEAST, BULK_BYTES_PER_S_MOST = 1 << 20, 1 << 40
 POLL_S: Final = 0.1
 SYNC_SECONDS_MAX: Final = 300.0
 
@@ -234,48 +240,49 @@ def make_table(near_empty: SyncFigures | None, loaded: SyncFigures | None) -> Ta
     return table
 
 
-def report(what: str) -> None:
-    """Tell on standard error what is being done."""
-    print(f"bench: {what}", file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, measure, print, and write JSON if asked to."""
-    parser = argparse.ArgumentParser(prog="bench.sync", description="Measure catching up.")
-    parser.add_argument("--blocks", type=int, default=BLOCKS, help="near-empty blocks")
-    parser.add_argument("--payload-blocks", type=int, default=PAYLOAD_BLOCKS)
-    parser.add_argument("--servers", type=int, default=SERVERS, help="peers with the blocks")
-    parser.add_argument("--payload-servers", type=int, default=PAYLOAD_SERVERS)
-    parser.add_argument("--pace", type=int, default=BULK_BYTES_PER_S, help="bytes/s of each peer")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser = make_parser("bench.sync", "Measure how fast a fresh node catches up.")
+    for name, bounds, default, what in (
+        ("--blocks", (0, BLOCKS_MAX), BLOCKS, "near-empty blocks; 0: leave them out"),
+        (
+            "--payload-blocks",
+            (0, BLOCKS_MAX),
+            PAYLOAD_BLOCKS,
+            "blocks of 4 MiB of payloads; 0: leave them out",
+        ),
+        ("--servers", (1, SERVERS_MAX), SERVERS, "peers with the near-empty blocks"),
+        ("--payload-servers", (1, SERVERS_MAX), PAYLOAD_SERVERS, "peers with the payloads"),
+        (
+            "--pace",
+            (BULK_BYTES_PER_S_LEAST, BULK_BYTES_PER_S_MOST),
+            BULK_BYTES_PER_S,
+            "bytes/s of each peer",
+        ),
+    ):
+        parser.add_argument(
+            name, type=whole_number(*bounds), default=default, metavar="NUMBER", help=what
+        )
+    add_json_option(parser)
     options = parser.parse_args(arguments)
-    # So that the nodes are stopped however this process is told to end.
-    signal.signal(signal.SIGTERM, _interrupt)
-    near_empty = loaded = None
-    try:
+    if not options.blocks and not options.payload_blocks:
+        parser.error("There is nothing to measure without blocks of either kind.")
+
+    def work() -> None:
+        near_empty = loaded = None
         if options.blocks:
             near_empty = measure_sync(options.servers, options.blocks, 0, options.pace)
         if options.payload_blocks:
             loaded = measure_sync(options.payload_servers, 0, options.payload_blocks, options.pace)
-    except QuorateError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; the nodes have been stopped.", file=sys.stderr)
-        return 130
-    Console().print(make_table(near_empty, loaded))
-    if options.json:
+        Console().print(make_table(near_empty, loaded))
         document = {
             "machine": asdict(describe_machine()),
             "near_empty": None if near_empty is None else asdict(near_empty),
             "with_payloads": None if loaded is None else asdict(loaded),
         }
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
-    return 0
+        write_json(options.json, document)
 
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    return run(work)
 
 
 if __name__ == "__main__":

@@ -7,10 +7,7 @@ same files beside the network.
 Run as `python -m bench.updates [--dimension 10000000] [--participants 16] [--json FILE]`.
 """
 
-import argparse
-import json
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -18,20 +15,27 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Final
 
 import numpy as np
 from quorate.chain.errors import QuorateError
 from quorate.chain.ids import Hash
 from quorate.chain.parameters import ConsensusParameters
-from quorate.chain.task import DEFAULT_RULE, AggregationRule, RoundPolicy
+from quorate.chain.task import DEFAULT_RULE, PARAMETERS_MAX, AggregationRule, RoundPolicy
 from quorate.client import Client
 from quorate.fixed_point import Array
 from quorate.rpc_types import Event, Task
 from quorate.task_draft import TaskDraft, draft_task
 from rich.console import Console
 
+from bench.command_line import (
+    add_json_option,
+    make_parser,
+    report,
+    run,
+    whole_number,
+    write_json,
+)
 from bench.errors import BenchError
 from bench.large_round_figures import (
     CpuSampler,
@@ -41,7 +45,6 @@ from bench.large_round_figures import (
     merge_arrivals,
 )
 from bench.machine import describe_machine, read_memory
-from bench.network import report
 from bench.signing import make_key
 from bench.testbed import Testbed, open_testbed
 from bench.uploading import Participant, Uploader, aggregate_files, make_participants
@@ -55,6 +58,8 @@ DEADLINE_MS: Final = 3_600_000
 SETUP_S: Final = 120.0
 ROUND_S: Final = 600.0
 COLUMNS: Final = 1_000
+PARTICIPANTS_MAX: Final = 1_000
+NODES_MAX: Final = 16
 DISK_MARGIN: Final = 1.5
 _POLL_S: Final = 0.05
 _MB: Final = 1e6
@@ -333,20 +338,22 @@ def _verify(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, measure, print, and write JSON if asked to."""
-    parser = argparse.ArgumentParser(
-        prog="bench.updates", description="Measure updates of real size."
-    )
-    parser.add_argument("--dimension", type=int, default=DIMENSION, help="parameters of the model")
-    parser.add_argument("--participants", type=int, default=PARTICIPANTS)
-    parser.add_argument("--nodes", type=int, default=NODES, help="how many validators")
+    parser = make_parser("bench.updates", "Measure one training round with updates of real size.")
+    for name, maximum, default, what in (
+        ("--dimension", PARAMETERS_MAX, DIMENSION, "parameters of the model"),
+        ("--participants", PARTICIPANTS_MAX, PARTICIPANTS, "each with an update"),
+        ("--nodes", NODES_MAX, NODES, "how many validators"),
+    ):
+        parser.add_argument(
+            name, type=whole_number(1, maximum), default=default, metavar="NUMBER", help=what
+        )
     parser.add_argument(
         "--freeze", action="store_true", help="freeze a round that one block could aggregate, too"
     )
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    add_json_option(parser)
     options = parser.parse_args(arguments)
-    # So that the nodes are stopped and the files removed however this process is told to end.
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
+
+    def work() -> None:
         with tempfile.TemporaryDirectory(prefix="quorate-updates-") as folder:
             figures = measure(
                 Path(folder),
@@ -355,21 +362,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 options.nodes,
                 is_frozen_always=options.freeze,
             )
-    except (QuorateError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Interrupted; the nodes have been stopped, the files removed.", file=sys.stderr)
-        return 130
-    Console().print(make_table(figures))
-    if options.json:
+        Console().print(make_table(figures))
         document = {"machine": asdict(describe_machine()), "figures": asdict(figures)}
-        options.json.write_text(json.dumps(document, indent=2) + "\n")
-    return 0
+        write_json(options.json, document)
 
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    return run(work, left="the nodes have been stopped, the files removed")
 
 
 if __name__ == "__main__":

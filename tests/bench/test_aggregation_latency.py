@@ -1,10 +1,16 @@
-"""What the latency benchmark makes of the blocks that arrived. Never starts a network."""
+"""What the latency benchmark makes of the blocks that arrived, and one small round for real."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
-from bench.aggregation_latency import compute_busy_interval, get_span
+from bench.aggregation_latency import compute_busy_interval, get_span, main
 from bench.errors import BenchError
 from bench.watching import Arrival
+from tests.cli.console import ROOT, make_environment
 
 
 def make_arrivals(*seconds: float) -> list[Arrival]:
@@ -36,3 +42,37 @@ def test_blocks_that_no_event_told_of_make_no_figure() -> None:
     arrivals = make_arrivals(0.0, 0.1, 0.2)
     with pytest.raises(BenchError, match="left out"):
         compute_busy_interval([[arrivals[0], arrivals[2]]])
+
+
+@pytest.mark.e2e
+def test_a_small_round_is_frozen_measured_and_written(tmp_path: Path) -> None:
+    figures_file = tmp_path / "figures.json"
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "bench.aggregation_latency", "--dim", "10000", "--updates", "4",
+            "--codec", "int16", "--rounds", "1", "--seconds", "2", "--json", str(figures_file),
+        ],
+        cwd=ROOT,
+        env=make_environment(TMPDIR=str(tmp_path)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    document = json.loads(figures_file.read_text())
+    assert document["settings"]["dimension"] == 10_000
+    assert document["figures"]["idle"]["blocks"] > 1
+    assert document["figures"]["aggregating"]["median_ms"] > 0
+    assert len(document["figures"]["aggregation_s"]) == 1
+    assert "aggregating" in done.stdout
+    # Nothing is left of the nodes.
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.json"]
+
+
+def test_fewer_parameters_than_a_sparse_update_names_are_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["--dim", "9999"])
+    assert "A sparse update names 10,000 parameters" in capsys.readouterr().err

@@ -80,12 +80,24 @@ def test_errors_and_interruptions_end_with_a_sentence(capsys: pytest.CaptureFixt
         os.kill(os.getpid(), signal.SIGTERM)
         signal.pause()
 
+    def interrupt_twice() -> None:
+        try:
+            interrupt()
+        finally:
+            # While nodes are stopped, and folders removed.
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            ended.append(True)
+
+    ended: list[bool] = []
     before = signal.getsignal(signal.SIGTERM)
     assert run(lambda: None) == 0
     assert run(fail) == 1
     assert capsys.readouterr().err == "Error: No figure.\n"
     assert run(interrupt, left="nothing is left") == 130
     assert capsys.readouterr().err == "Interrupted; nothing is left.\n"
+    assert run(interrupt_twice, left="nothing is left") == 130
+    assert ended == [True]
     assert signal.getsignal(signal.SIGTERM) == before
 
 
