@@ -153,41 +153,36 @@ class Node:
         now_ms: Callable[[], int],
     ) -> None:
         initialize_storage(storage.chain, genesis)
-        self._network = network
-        self._aggregates = BackgroundAggregates(
-            partial(storage.payloads.put, sync=False), self._on_result
-        )
+        self._config, self._storage, self._network = config, storage, network
+        self._signer, self._now_ms = signer, now_ms
+        # Each part is given those made before it: the order of these lines is that of the needs.
+        self._aggregates = BackgroundAggregates(partial(storage.payloads.put, sync=False))
         verifier = TransactionVerifier(genesis.chain_id)
-        executor = _make_executor(genesis, storage, verifier, self._aggregates)
+        self._executor = _make_executor(genesis, storage, verifier, self._aggregates)
         self._events = EventBus(now_ms(), subscriptions_max=config.rpc.subscriptions_max)
         self._reporter = Reporter(self._events, Metrics(genesis.chain_id))
-        self._mempool = self._make_mempool(config, storage, executor, verifier, now_ms)
-        self._retention = self._make_retention(storage, executor, config.storage.payload_bytes_max)
+        self._mempool = self._make_mempool(verifier)
+        self._retention = self._make_retention()
         self._reporter.follow(self._mempool, self._retention, config.storage.weights_retain_ms)
         self._exchange = PayloadExchange(
-            network,
-            storage.payloads,
-            config.storage.payload_bytes_max,
-            self._on_payload,
+            network, storage.payloads, config.storage.payload_bytes_max, self._on_payload
         )
         self._catch_up = CatchUp(network)
-        self._catch_up.advance(executor.position.height)
-        broadcaster = Broadcaster(network)
-        self._announcements = self._make_announcements(
-            storage, executor, signer, broadcaster, now_ms
-        )
+        self._catch_up.advance(self._executor.position.height)
+        self._broadcaster = Broadcaster(network)
+        self._announcements = self._make_announcements()
         self._gossip = TransactionGossip(
-            network, self._mempool, storage.payloads, broadcaster, config.mempool
+            network, self._mempool, storage.payloads, self._broadcaster, config.mempool
         )
-        parts = self._make_consensus_parts(config, storage, executor, signer, broadcaster, now_ms)
+        parts = self._make_consensus_parts()
         self._runner = ConsensusRunner(parts)
-        self._reactor = self._make_reactor(storage, parts)
+        self._reactor = self._make_reactor(parts)
         self.services = NodeServices(
             config=config,
             genesis=genesis,
             network=network,
             storage=storage,
-            executor=executor,
+            executor=self._executor,
             driver=parts.driver,
             runner=self._runner,
             mempool=self._mempool,
@@ -197,85 +192,16 @@ class Node:
             events=self._events,
             metrics=self._reporter.metrics,
             signer=signer,
-            uploads=self._make_uploads(config, storage, now_ms),
+            uploads=self._make_uploads(),
             now_ms=now_ms,
         )
 
-    def _make_retention(
-        self, storage: NodeStorage, executor: Executor, bytes_max: int
-    ) -> Retention:
-        return Retention(
-            storage.journal,
-            storage.payloads,
-            executor.state.is_payload_needed,
-            lambda: self._aggregates.get_roots().union(
-                entry.payload_hash
-                for entry in self._mempool.iterate_older_than(0)
-                if entry.payload_hash is not None
-            ),
-            bytes_max,
-        )
-
-    def _make_announcements(
-        self,
-        storage: NodeStorage,
-        executor: Executor,
-        signer: Signer | None,
-        broadcaster: Broadcaster,
-        now_ms: Callable[[], int],
-    ) -> PayloadAnnouncements:
-        announcements = PayloadAnnouncements(
-            executor.chain_id,
-            None if signer is None else signer.key,
-            self._network,
-            broadcaster,
-            self._mempool,
-            storage.payloads,
-            lambda: executor.position,
-            self._exchange.note_holder,
-            now_ms,
-        )
-        self._mempool.large.announced = announcements
-        return announcements
-
-    def _make_uploads(
-        self, config: Config, storage: NodeStorage, now_ms: Callable[[], int]
-    ) -> Uploads:
-        is_named, release = self._mempool.names_payload, self._retention.release
-        limits = config.mempool.payload_bytes_max, config.storage.payload_bytes_max // ROOM_PART
-        return Uploads(storage.payloads, *limits, is_named, release, now_ms)
-
-    def _make_reactor(self, storage: NodeStorage, parts: ConsensusParts) -> Reactor:
-        return Reactor(
-            ReactorParts(
-                network=self._network,
-                driver=parts.driver,
-                runner=self._runner,
-                executor=parts.executor,
-                assembly=parts.assembly,
-                broadcaster=parts.broadcaster,
-                catch_up=self._catch_up,
-                evidence=parts.evidence,
-                gossip=self._gossip,
-                announcements=self._announcements,
-                server=Server(storage.chain, storage.payloads, self._gossip),
-                store=storage.chain,
-                now_ms=parts.now_ms,
-            )
-        )
-
-    def _make_mempool(
-        self,
-        config: Config,
-        storage: NodeStorage,
-        executor: Executor,
-        verifier: TransactionVerifier,
-        now_ms: Callable[[], int],
-    ) -> Mempool:
+    def _make_mempool(self, verifier: TransactionVerifier) -> Mempool:
+        storage = self._storage
         return Mempool(
-            config.mempool,
-            executor.chain_id,
-            LedgerDoor(executor, storage.chain, storage.payloads, now_ms),
+            self._config.mempool,
+            self._executor.chain_id,
+            LedgerDoor(self._executor, storage.chain, storage.payloads, self._now_ms),
             storage.journal,
             trio.current_time,
             verifier=verifier,
@@ -286,18 +212,68 @@ class Node:
             want_payload=self._want_payload,
         )
 
-    def _make_consensus_parts(
-        self,
-        config: Config,
-        storage: NodeStorage,
-        executor: Executor,
-        signer: Signer | None,
-        broadcaster: Broadcaster,
-        now_ms: Callable[[], int],
-    ) -> ConsensusParts:
-        position = executor.position
-        evidence, assembly, log = EvidencePool(), BlockAssembly(), HeightLog(storage.log)
-        judge = Judge(executor, assembly, self._exchange, self._aggregates, storage.reports)
+    def _make_retention(self) -> Retention:
+        return Retention(
+            self._storage.journal,
+            self._storage.payloads,
+            self._executor.state.is_payload_needed,
+            lambda: frozenset(
+                entry.payload_hash
+                for entry in self._mempool.iterate_older_than(0)
+                if entry.payload_hash is not None
+            ),
+            self._config.storage.payload_bytes_max,
+        )
+
+    def _make_announcements(self) -> PayloadAnnouncements:
+        announcements = PayloadAnnouncements(
+            self._executor.chain_id,
+            None if self._signer is None else self._signer.key,
+            self._network,
+            self._broadcaster,
+            self._mempool,
+            self._storage.payloads,
+            lambda: self._executor.position,
+            self._exchange.note_holder,
+            self._now_ms,
+        )
+        self._mempool.large.announced = announcements
+        return announcements
+
+    def _make_uploads(self) -> Uploads:
+        return Uploads(
+            self._storage.payloads,
+            self._config.mempool.payload_bytes_max,
+            self._config.storage.payload_bytes_max // ROOM_PART,
+            self._mempool.names_payload,
+            self._retention.release,
+            self._now_ms,
+        )
+
+    def _make_reactor(self, parts: ConsensusParts) -> Reactor:
+        storage = self._storage
+        return Reactor(
+            ReactorParts(
+                network=self._network,
+                driver=parts.driver,
+                runner=self._runner,
+                executor=self._executor,
+                assembly=parts.assembly,
+                broadcaster=self._broadcaster,
+                catch_up=self._catch_up,
+                evidence=parts.evidence,
+                gossip=self._gossip,
+                announcements=self._announcements,
+                server=Server(storage.chain, storage.payloads, self._gossip),
+                store=storage.chain,
+                now_ms=self._now_ms,
+            )
+        )
+
+    def _make_consensus_parts(self) -> ConsensusParts:
+        executor, signer, now_ms = self._executor, self._signer, self._now_ms
+        evidence, assembly, log = EvidencePool(), BlockAssembly(), HeightLog(self._storage.log)
+        judge = Judge(executor, assembly, self._exchange, self._aggregates, self._storage.reports)
         frozen_rounds = FrozenRounds(
             executor, self._aggregates, executor.payload_source, trio.current_time
         )
@@ -305,54 +281,61 @@ class Node:
         verifier = NotingVerifier(signatures)
         address = signer.key.address if signer is not None else None
         patience = _make_patience(address, executor, signatures)
-        driver = Driver(
-            executor.chain_id,
-            address,
-            make_timeouts(config),
-            verifier,
-            last_height=position.height,
-            validators=position.validators,
-            lock=signer.lock if signer is not None else None,
-        )
+        driver = self._make_driver(address, verifier)
         proposer = None
         if signer is not None:
-            limit = config.consensus.block_transactions_max
+            limit = self._config.consensus.block_transactions_max
             pool = self._mempool
             proposer = Proposer(
                 signer.key, executor, pool, evidence, judge, frozen_rounds, limit, now_ms
             )
         ahead = PayloadsAhead(executor.chain_id, self._catch_up, self._exchange.want)
-        empty_blocks = EmptyBlocks(
-            config.consensus.create_empty_blocks, config.consensus.empty_block_interval_ms / 1000
-        )
         return ConsensusParts(
             driver=driver,
             executor=executor,
             assembly=assembly,
             signer=signer,
             log=log,
-            broadcaster=broadcaster,
+            broadcaster=self._broadcaster,
             judge=judge,
             proposer=proposer,
             catch_up=self._catch_up,
             follower=Follower(executor, self._catch_up, log, signer, ahead),
             evidence=evidence,
-            height_start=HeightStart(
-                executor,
-                driver,
-                self._catch_up,
-                evidence,
-                frozen_rounds,
-                lambda: self._mempool.ready_count > 0,
-                empty_blocks,
-                now_ms,
-            ),
+            height_start=self._make_height_start(driver, evidence, frozen_rounds),
             foreign=ForeignInputs(driver, verifier, log, self._network.report, patience, signer),
             patience=patience,
             report=self._network.report,
             on_decided=self._reporter.on_decided,
             on_round=self._reporter.on_round,
             now_ms=now_ms,
+        )
+
+    def _make_driver(self, address: Address | None, verifier: NotingVerifier) -> Driver:
+        position = self._executor.position
+        return Driver(
+            self._executor.chain_id,
+            address,
+            make_timeouts(self._config),
+            verifier,
+            last_height=position.height,
+            validators=position.validators,
+            lock=self._signer.lock if self._signer is not None else None,
+        )
+
+    def _make_height_start(
+        self, driver: Driver, evidence: EvidencePool, frozen_rounds: FrozenRounds
+    ) -> HeightStart:
+        section = self._config.consensus
+        return HeightStart(
+            self._executor,
+            driver,
+            self._catch_up,
+            evidence,
+            frozen_rounds,
+            lambda: self._mempool.ready_count > 0,
+            EmptyBlocks(section.create_empty_blocks, section.empty_block_interval_ms / 1000),
+            self._now_ms,
         )
 
     async def run(self, *, task_status: "TaskStatus[None]" = trio.TASK_STATUS_IGNORED) -> None:
@@ -366,7 +349,7 @@ class Node:
             If the node must stop; in an exception group.
         """
         restored = await self._mempool.restore()
-        position, log = self.services.executor.position, HeightLog(self.services.storage.log)
+        position, log = self._executor.position, HeightLog(self._storage.log)
         released = self._retention.release_unknown(
             position.time_ms + position.parameters.payload_retain_ms,
             find_logged_payloads(log, position.height),
@@ -391,14 +374,9 @@ class Node:
 
     def _on_payload(self, payload_hash: Hash) -> None:
         """Take note of a payload that was pulled; what it was pulled for may never be decided."""
-        services = self.services
-        if (services.storage.payloads.size(payload_hash) or 0) > RIDING_PAYLOAD_BYTES_MAX:
-            self._retention.release_undecided(payload_hash, services.now_ms())
+        if (self._storage.payloads.size(payload_hash) or 0) > RIDING_PAYLOAD_BYTES_MAX:
+            self._retention.release_undecided(payload_hash, self._now_ms())
         self._mempool.receive_payload(payload_hash)
-
-    def _on_result(self, payload_hash: Hash) -> None:
-        """Take note of a stored result of a training round; it may never be decided."""
-        self._retention.release_undecided(payload_hash, self.services.now_ms())
 
     def _want_payload(self, payload_hash: Hash, size: int, peer: str) -> None:
         self._exchange.want(payload_hash, size, PeerId(peer))
@@ -415,7 +393,7 @@ class Node:
         while True:
             await self._mempool.wait_for_transactions()
             self._runner.wake()
-            await trio.sleep(self.services.config.mempool.gossip_interval_ms / 1000)
+            await trio.sleep(self._config.mempool.gossip_interval_ms / 1000)
 
 
 def _make_patience(
