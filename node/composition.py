@@ -156,7 +156,9 @@ class Node:
         self._config, self._storage, self._network = config, storage, network
         self._signer, self._now_ms = signer, now_ms
         # Each part is given those made before it: the order of these lines is that of the needs.
-        self._aggregates = BackgroundAggregates(partial(storage.payloads.put, sync=False))
+        self._aggregates = BackgroundAggregates(
+            partial(storage.payloads.put, sync=False), self._on_result
+        )
         verifier = TransactionVerifier(genesis.chain_id)
         self._executor = _make_executor(genesis, storage, verifier, self._aggregates)
         self._events = EventBus(now_ms(), subscriptions_max=config.rpc.subscriptions_max)
@@ -217,7 +219,7 @@ class Node:
             self._storage.journal,
             self._storage.payloads,
             self._executor.state.is_payload_needed,
-            lambda: frozenset(
+            lambda: self._aggregates.get_roots().union(
                 entry.payload_hash
                 for entry in self._mempool.iterate_older_than(0)
                 if entry.payload_hash is not None
@@ -377,6 +379,10 @@ class Node:
         if (self._storage.payloads.size(payload_hash) or 0) > RIDING_PAYLOAD_BYTES_MAX:
             self._retention.release_undecided(payload_hash, self._now_ms())
         self._mempool.receive_payload(payload_hash)
+
+    def _on_result(self, payload_hash: Hash) -> None:
+        """Take note of a stored result of a training round; it may never be decided."""
+        self._retention.release_undecided(payload_hash, self._now_ms())
 
     def _want_payload(self, payload_hash: Hash, size: int, peer: str) -> None:
         self._exchange.want(payload_hash, size, PeerId(peer))
