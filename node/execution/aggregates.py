@@ -23,6 +23,7 @@ from ledger.aggregates import (
     AggregateOutput,
 )
 from node.execution.low_priority import compute_at_low_priority
+from store.errors import PayloadRefused
 
 CACHED_MAX = 3 * RESULTS_PER_BLOCK_MAX
 """Results remembered: all of a block's, and of a few candidates that differ in theirs."""
@@ -58,7 +59,8 @@ class BackgroundAggregates:
     store : callable, optional
         Called in the worker's thread with the weights and the optimizer's state of a result before
         anybody sees it, so that what takes long about storing them is over when a block decides
-        them: the event loop then finds them stored.
+        them: the event loop then finds them stored. What has no room is a result all the same;
+        a disk that fails stops the node.
     on_stored : callable, optional
         Told on the event loop what was stored, by address: it may never be decided.
     """
@@ -125,10 +127,10 @@ class BackgroundAggregates:
     async def _perform(self, job: _Job) -> None:
         try:
             work = partial(self._compute_and_store, job.compute)
-            result = await trio.to_thread.run_sync(compute_at_low_priority, work)
+            result, stored = await trio.to_thread.run_sync(compute_at_low_priority, work)
             self._keep(job.key, result)
             if self._on_stored is not None:
-                for root, _ in _get_artifacts(result):
+                for root in stored:
                     self._on_stored(root)
         except PendingError as error:
             self._pending[job.key] = error
@@ -137,12 +139,21 @@ class BackgroundAggregates:
         finally:
             self._running.discard(job.key)
 
-    def _compute_and_store(self, compute: Callable[[], AggregateOutput]) -> AggregateOutput:
-        result = compute()
+    def _compute_and_store(
+        self, compute: Callable[[], AggregateOutput]
+    ) -> tuple[AggregateOutput, list[Hash]]:
+        """Return a result, and the addresses of what of it was stored."""
+        result, stored = compute(), []
         if self._store is not None:
-            for _, data in _get_artifacts(result):
-                self._store(data)
-        return result
+            for root, data in _get_artifacts(result):
+                try:
+                    self._store(data)
+                except PayloadRefused as error:
+                    # No block has decided it, and room may be made until one does.
+                    _log.warning("result_not_stored", payload=root.hex(), reason=str(error))
+                else:
+                    stored.append(root)
+        return result, stored
 
     def _keep(self, key: Hash, result: AggregateOutput) -> AggregateOutput:
         self._results[key] = self._held[key] = result

@@ -33,6 +33,9 @@ from node.execution.aggregates import (
     QUICK_COST_MAX,
     BackgroundAggregates,
 )
+from node.failures import describe_failure, find_failure
+from store.errors import DiskFull
+from store.memory_payloads import MemoryPayloadStore
 
 HASH = Hash(b"\x01" * 32)
 
@@ -262,3 +265,30 @@ async def test_what_was_stored_is_told_and_known_for_as_long_as_a_block_may_brin
         nursery.cancel_scope.cancel()
     # What was computed on the spot was not stored either.
     assert told == [HASH, state]
+
+
+async def test_a_result_without_room_in_the_store_is_a_result_and_stops_no_node() -> None:
+    told: list[Hash] = []
+    state = Hash(b"\x03" * 32)
+    payloads = MemoryPayloadStore(total_bytes_max=6)
+    aggregates = BackgroundAggregates(payloads.put, told.append)
+    output = replace(make_output(b"weights"), optimizer_state=b"state", optimizer_root=state)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(aggregates.run)
+        assert await wait_for(aggregates, make_inputs(1), lambda: output) is output
+        nursery.cancel_scope.cancel()
+    assert told == [state]
+
+
+async def test_a_disk_that_fails_under_a_result_stops_the_node_with_its_sentence() -> None:
+    def store(_: bytes | memoryview) -> None:
+        raise DiskFull("The disk is full.")
+
+    aggregates = BackgroundAggregates(store)
+    assert aggregates.get(make_inputs(1), make_output) is None
+    with pytest.raises(BaseExceptionGroup) as caught:
+        with trio.fail_after(5):
+            await aggregates.run()
+    failure = find_failure(caught.value)
+    assert isinstance(failure, DiskFull)
+    assert describe_failure(failure) == "The disk is full."
