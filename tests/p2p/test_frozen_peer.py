@@ -64,21 +64,21 @@ async def test_a_frozen_peer_loses_its_link(world: World, stuck: bool) -> None:
 
 
 async def test_a_killed_peer_loses_its_link_at_once(world: World) -> None:
-    one = await world.start(1)
+    one = await world.start(1, peer_timeout_s=60.0)
     process = await start_process(one)
     try:
         process.kill()
-        await until(lambda: one.linked() == set(), 1)
+        await until(lambda: one.linked() == set())
     finally:
         end(process)
 
 
 async def test_a_network_that_was_held_up_blames_nobody(world: World) -> None:
     """A long calculation in our own process is not the silence of a peer."""
-    one = await world.start(1, peer_timeout_s=0.5, heartbeat_s=0.1)
+    one = await world.start(1, peer_timeout_s=1.5, heartbeat_s=0.1)
     process = await start_process(one)
     try:
-        time.sleep(1.2)  # noqa: ASYNC251 - the calculation.
+        time.sleep(2.5)  # noqa: ASYNC251 - the calculation.
         await trio.sleep(0.5)
         assert one.node.disconnected == []
     finally:

@@ -108,7 +108,7 @@ async def test_a_slow_peer_loses_its_link() -> None:
             while case.link.send(Priority.CONSENSUS, frame):
                 await trio.lowlevel.checkpoint()
         # The write is stuck; the connection is closed under it.
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await case.ended.wait()
         assert case.wire.closed_by_force
 
@@ -134,7 +134,7 @@ async def test_a_malformed_frame_is_reported_and_ends_the_link(raw: bytes) -> No
         await case.far.write(build_message(Priority.MEMPOOL, b"good"))
         await until(lambda: case.node.bodies() == [b"good"])
         await case.far.write(raw)
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await case.ended.wait()
         assert len(case.faults) == 1
         assert case.node.messages == [(OTHER, Priority.MEMPOOL, b"good")]
@@ -163,7 +163,7 @@ async def test_a_peer_that_asks_and_never_reads_loses_its_link() -> None:
         case.wire.stuck = trio.Event()
         flood = b"".join(build_heartbeat(i, b"") for i in range(3 * CONTROL_FRAMES_MAX))
         await case.far.write(flood)
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await case.ended.wait()
         assert len(case.node.statuses) <= 2 * CONTROL_FRAMES_MAX
 
@@ -182,7 +182,7 @@ async def test_a_goodbye_ends_the_link_without_blame(kind: Kind) -> None:
             + build_text(kind, "bye")
             + build_message(Priority.MEMPOOL, b"too late")
         )
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await case.ended.wait()
         assert case.faults == []
         assert case.node.bodies() == [b"last"]
@@ -195,7 +195,7 @@ async def test_an_orderly_end_sends_what_waits_and_says_goodbye() -> None:
         frames = await case.receive(2)
         assert (Kind.MESSAGE + Priority.CONSENSUS, b"last") in frames
         assert (Kind.GOODBYE, b"the node stops") in frames
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await case.ended.wait()
 
 
@@ -208,7 +208,7 @@ async def test_an_orderly_end_does_not_wait_for_a_stuck_peer(
         case.link.send(Priority.CONSENSUS, build_message(Priority.CONSENSUS, b"x"))
         await trio.testing.wait_all_tasks_blocked()
         case.link.end("the node stops")
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await case.ended.wait()
 
 
@@ -223,7 +223,7 @@ async def test_a_shared_connection_is_left_open() -> None:
 async def test_the_peers_death_ends_the_link() -> None:
     async with open_link() as case:
         await case.far.reset()
-        with trio.fail_after(1):
+        with trio.fail_after(10):
             await case.ended.wait()
         assert case.faults == []
 
@@ -235,7 +235,7 @@ async def test_what_the_node_raises_comes_out() -> None:
     async with open_link(run=False) as case:
         case.node.on_body = fail
         await case.far.write(build_message(Priority.BULK, b"x"))
-        with pytest.raises(ExceptionGroup) as caught, trio.fail_after(1):
+        with pytest.raises(ExceptionGroup) as caught, trio.fail_after(10):
             await case.link.run(lambda _link: False)
         assert caught.group_contains(ZeroDivisionError)
         assert case.wire.closed_by_force

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tests.node.cluster import make_config, make_genesis, open_cluster
 
-SLOW = make_config(empty_block_interval_ms=0, timeout_propose_ms=1_500, timeout_precommit_ms=1_000)
-TURN_S = 2.5
+SLOW = make_config(empty_block_interval_ms=0, timeout_propose_ms=3_000, timeout_precommit_ms=2_000)
+TURN_S = 5.0
 """What a missed turn costs whoever waits for it in full."""
 LEARN, WATCH = 20, 16
 """Heights: five turns to learn from, four to measure."""

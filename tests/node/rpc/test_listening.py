@@ -7,6 +7,7 @@ import httpx
 import pytest
 import trio
 
+from node.rpc import listening
 from node.rpc.listening import HttpServer, SurfaceListenError
 from tests.node.rpc.serving import open_rpc, poll, subscribe
 
@@ -164,7 +165,7 @@ async def test_a_stop_lets_answers_in_progress_finish(nursery: trio.Nursery) -> 
         stopped = trio.current_time()
         scope.cancel()
         await done.wait()
-        assert trio.current_time() - stopped < 1
+        assert trio.current_time() - stopped < 0.5 * listening.IDLE_S_MAX
         await poll(lambda: bool(answers))
         assert answers == ["ok"]
     await idle.aclose()
@@ -181,7 +182,8 @@ async def test_a_stop_is_quick_whatever_the_clients_do(nursery: trio.Nursery) ->
     stopped = trio.current_time()
     scope.cancel()
     await done.wait()
-    assert trio.current_time() - stopped < 1
+    # Each of them may be waited for much longer while the server runs.
+    assert trio.current_time() - stopped < 0.5 * listening.WRITE_S_MAX
     assert server.connection_count == 0
     for stream in slow:
         await stream.aclose()
@@ -189,13 +191,15 @@ async def test_a_stop_is_quick_whatever_the_clients_do(nursery: trio.Nursery) ->
         await connect(url)
 
 
-async def test_the_whole_rpc_stops_within_a_second(tmp_path: Path) -> None:
+async def test_streams_end_when_the_rpc_stops_rather_than_being_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert listening.STOP_S_MAX < 1
+    monkeypatch.setattr(listening, "STOP_S_MAX", 60.0)
     async with open_rpc(tmp_path) as served, subscribe(served) as stream:
         assert await stream.read()
         assert stream.raw.startswith(b"retry: 1000")
-        stopped = trio.current_time()
         served.scope.cancel()
-        with trio.fail_after(1):
-            while await stream.read():  # It ends as it should, it is not cut off.
+        with trio.fail_after(10):
+            while await stream.read():
                 pass
-        assert trio.current_time() - stopped < 0.4
