@@ -25,6 +25,9 @@ from ledger.keys import Prefix
 from ledger.records import Record, TaskRecord, UpdateRecord, decode_record
 
 TASKS_MAX = 1 << 16
+TASKS_EVER_PER_ACCOUNT_MAX = TASKS_MAX // 16
+"""The most tasks of one account, completed ones included: they stay in the model root, and so no
+account alone takes all of `TASKS_MAX` by creating and completing tasks."""
 MEMBERS_MAX = 1 << 16
 OPEN_UPDATES_MAX = 1 << 18
 """The most updates that all open training rounds of the chain hold together."""
@@ -52,6 +55,7 @@ class StateIndexes:
 
     def __init__(self) -> None:
         self._leaves: dict[Hash, bytes] = {}
+        self._created: dict[Address, int] = {}
         self._pending: dict[Hash, _PendingRound] = {}
         self._members: dict[Address, None] = {}
         self._references: dict[Hash, int] = {}
@@ -69,6 +73,10 @@ class StateIndexes:
     def task_count(self) -> int:
         """The number of tasks."""
         return len(self._leaves)
+
+    def get_created_count(self, authority: Address) -> int:
+        """Return how many tasks an account has created, completed ones included."""
+        return self._created.get(authority, 0)
 
     @property
     def member_addresses(self) -> list[Address]:
@@ -183,6 +191,9 @@ class StateIndexes:
         if count:
             frozen_round = None if frozen is None else frozen.training_round
             self._pending[task_id] = _PendingRound(count, frozen_round, None)
+        if task_id not in self._leaves:
+            authority = Address(task.authority)
+            self._created[authority] = self._created.get(authority, 0) + 1
         self._leaves[task_id] = hash_leaf(encode(get_model_leaf(task_id, task)))
 
     def set_wake(self, task_id: Hash, task: TaskRecord, policy: RoundPolicy, time_ms: int) -> None:

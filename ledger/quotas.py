@@ -12,6 +12,7 @@ from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.ids import Address
 
 from ledger.environment import Environment
+from ledger.indexes import TASKS_EVER_PER_ACCOUNT_MAX
 from ledger.keys import get_usage_key
 from ledger.overlay import Overlay
 from ledger.records import UsageRecord
@@ -97,6 +98,26 @@ def validate_task_count(env: Environment, sender: Address) -> None:
             limit,
             "the sender has as many tasks that are not completed",
             "complete one of them first",
+        )
+
+
+def validate_created_count(env: Environment, sender: Address) -> None:
+    """Check that an account has not created its share of all tasks of the chain.
+
+    Completed tasks count, since they stay on the chain. The share is no parameter, as the chain's
+    own limit is none.
+
+    Raises
+    ------
+    TransactionError
+        `quota_exceeded`.
+    """
+    created = env.view.state.indexes.get_created_count(sender) + env.created_counts.get(sender, 0)
+    if created >= TASKS_EVER_PER_ACCOUNT_MAX:
+        raise TransactionError(
+            ErrorCode.QUOTA_EXCEEDED,
+            f"The sender has created {created} tasks, completed ones included, its share of all"
+            " that the chain may have: create the next one from another account.",
         )
 
 

@@ -14,6 +14,8 @@ from quorate.chain.transaction import (
 )
 
 from ledger.execution import BlockExecution
+from ledger.indexes import TASKS_EVER_PER_ACCOUNT_MAX, TASKS_MAX
+from ledger.state import State
 from tests.ledger.chain import (
     AUTHORITY,
     DIMENSION,
@@ -97,6 +99,35 @@ def test_an_account_has_so_many_tasks_at_a_time() -> None:
     chain.run_block(chain.sign(PARTICIPANTS[0], third))
     chain.run_block(chain.sign(AUTHORITY, ChangeTaskStatus(first, TaskStatus.COMPLETED)))
     chain.create_task(make_spec("d"), participants=0)
+
+
+def test_no_account_takes_all_tasks_of_the_chain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A completed task frees its place in the quota, and stays on the chain."""
+    monkeypatch.setattr("ledger.quotas.TASKS_EVER_PER_ACCOUNT_MAX", 3)
+    chain = make_chain(tasks_per_account_max=2)
+    words = "has created 3 tasks, completed ones included"
+    for name in "ab":
+        task_id = chain.create_task(make_spec(name), participants=0)
+        chain.run_block(chain.sign(AUTHORITY, ChangeTaskStatus(task_id, TaskStatus.COMPLETED)))
+    # The third and the fourth in one block, which the committed state does not count yet.
+    third = chain.sign(AUTHORITY, chain.make_creation(make_spec("c")))
+    fourth = chain.sign(AUTHORITY, chain.make_creation(make_spec("d")), ahead=1)
+    chain.assert_refused(fourth, ErrorCode.QUOTA_EXCEEDED, words, third)
+    chain.run_block(third)
+    fourth = chain.sign(AUTHORITY, chain.make_creation(make_spec("d")))
+    chain.assert_refused(fourth, ErrorCode.QUOTA_EXCEEDED, words)
+    with pytest.raises(TransactionError, match=words):
+        chain.ask_door(fourth)
+    # Who starts again counts what is stored, and others have shares of their own.
+    again = State(chain.reader, chain.genesis).indexes
+    assert again.get_created_count(AUTHORITY.address) == 3
+    assert again.get_created_count(PARTICIPANTS[0].address) == 0
+    chain.run_block(chain.sign(PARTICIPANTS[0], chain.make_creation(make_spec("d"))))
+
+
+def test_the_share_of_an_account_leaves_most_of_the_chain() -> None:
+    assert 16 * TASKS_EVER_PER_ACCOUNT_MAX <= TASKS_MAX
+    assert ConsensusParameters().tasks_per_account_max <= TASKS_EVER_PER_ACCOUNT_MAX
 
 
 def test_a_task_that_completes_by_itself_frees_its_place() -> None:
