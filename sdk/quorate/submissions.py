@@ -6,7 +6,9 @@ itself: `procedures.send_body` does, with the key the caller hands over.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
+from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import Address, Hash
 from quorate.chain.keys import PrivateKey
 from quorate.chain.task import TaskSpec
@@ -20,14 +22,14 @@ from quorate.chain.transaction import (
     Transfer,
 )
 from quorate.chain.weights import WEIGHT_BYTES
-from quorate.errors import EncodingError
+from quorate.errors import EncodingError, RpcError
 from quorate.payload_source import PayloadData, PayloadSource
 from quorate.procedures import get_task, make_metrics, scale_metric, send_body
 from quorate.progress import OnProgress, ignore_progress
-from quorate.rpc_protocol import TaskKey
-from quorate.rpc_types import Submitted
-from quorate.script import Endpoint, Script, run_function
-from quorate.uploads import send_with_payload
+from quorate.rpc_protocol import TaskKey, get_training_round
+from quorate.rpc_types import Submitted, Task
+from quorate.script import Endpoint, Script, perform, run_function
+from quorate.uploads import RIDES_ALONG_BYTES_MAX, send_with_payload
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,13 @@ def submit_update(
     draft: UpdateDraft,
     on_progress: OnProgress = ignore_progress,
 ) -> Script[Submitted]:
-    """Submit an update; a large one is uploaded first, as far as the node does not have it."""
+    """Submit an update; a large one is uploaded first, as far as the node does not have it.
+
+    Raises
+    ------
+    RpcError
+        If the node refuses it; of a large one, `duplicate_update` before anything is uploaded.
+    """
     found = yield from get_task(endpoint, task)
     layout = found.spec.update_layout
     with PayloadSource(draft.data) as source:
@@ -130,6 +138,8 @@ def submit_update(
                 f"the task has {layout.dimension} parameters, so an update in "
                 f"{layout.codec.name.lower()} takes {layout.size} bytes, not {source.size}"
             )
+        if source.size > RIDES_ALONG_BYTES_MAX:
+            yield from _check_slot(endpoint, key, found)
         body = SubmitUpdate(
             found.task_id,
             draft.training_round,
@@ -141,6 +151,18 @@ def submit_update(
             make_metrics(draft.metrics),
         )
         return (yield from send_with_payload(endpoint, key, body, source, on_progress))
+
+
+def _check_slot(endpoint: Endpoint, key: PrivateKey, task: Task) -> Script[None]:
+    """Raise if the open training round has an update of the account, as the node would later."""
+    current = yield from perform(endpoint, get_training_round(task, None))
+    if any(Address(update.participant) == key.address for update in current.updates):
+        raise RpcError(
+            HTTPStatus.CONFLICT,
+            ErrorCode.DUPLICATE_UPDATE,
+            f"The account has an update in training round {current.training_round} already, and "
+            "may have 1: wait for the next one; nothing was uploaded.",
+        )
 
 
 def submit_evaluation(

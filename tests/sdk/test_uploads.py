@@ -1,5 +1,6 @@
 """Uploads: in chunks, from where an earlier attempt ended, out of memory, arrays and files."""
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -286,6 +287,24 @@ def test_a_refused_update_is_not_uploaded_again(client: Client, node: FakeNode) 
         client.submit_update(PARTICIPANTS[0], task_id, draft)
     assert node.requests.count("POST /v1/payloads") == 1
     assert node.requests.count("POST /v1/transactions") == 1
+
+
+def test_a_second_large_update_of_a_round_is_not_even_begun(client: Client, node: FakeNode) -> None:
+    draft = make_draft(updates=2, size=400_000)
+    task_id = bytes(client.create_task(AUTHORITY, draft.spec, draft.weights).hash)
+    for key in PARTICIPANTS[:2]:
+        client.register(key, task_id)
+    first = make_update_draft(node, task_id)
+    client.submit_update(PARTICIPANTS[0], task_id, first)
+    node.requests.clear()
+    other = dataclasses.replace(first, data=np.ones(node.tasks[task_id].spec.dimension, "<i2"))
+    with pytest.raises(RpcError, match="nothing was uploaded") as refused:
+        client.submit_update(PARTICIPANTS[0], task_id, other)
+    assert (refused.value.code, refused.value.status) == ("duplicate_update", 409)
+    assert not [request for request in node.requests if "payloads" in request]
+    # It is the account's own update that counts.
+    client.submit_update(PARTICIPANTS[1], task_id, other)
+    assert node.tasks[task_id].training_round == 1
 
 
 def test_an_update_of_another_size_is_not_even_begun(client: Client, node: FakeNode) -> None:
