@@ -354,14 +354,6 @@ class Mempool:
         self._intake.follow_block(self._clock())
         self._signal()
 
-    def drop(self, transaction_hash: Hash, error: TransactionError) -> bool:
-        """Take out a transaction that execution refused; tell whether it was pending."""
-        entry = self._pool.remove(transaction_hash)
-        if entry is None:
-            return False
-        self._dismiss(entry, error)
-        return True
-
     def notice_announced(self) -> None:
         """Look again at what waits for announcements: they may be enough now."""
         self._signal()

@@ -7,7 +7,7 @@ from quorate.chain.errors import ErrorCode, TransactionError
 
 from node.mempool.pool import ENTRY_OVERHEAD_BYTES
 from node.mempool.settlement import RECHECKS_PER_UPDATE_MAX
-from tests.node.mempool.world import KEYS, hash_of, make_transfer, make_update, make_world
+from tests.node.mempool.world import KEYS, make_transfer, make_update, make_world
 
 ALICE, BOB, CAROL = KEYS[:3]
 
@@ -41,8 +41,8 @@ async def test_a_gap_holds_back_what_is_behind_it_until_it_closes() -> None:
     await world.mempool.submit_local_many([(raw, None) for raw in raws])
     assert world.mempool.ready_count == 4
     error = TransactionError(ErrorCode.NOT_ADMITTED, "no longer a member")
-    assert world.mempool.drop(hash_of(raws[1]), error)
-    assert not world.mempool.drop(hash_of(raws[1]), error)
+    assert world.take_out(raws[1], error)
+    assert not world.take_out(raws[1], error)
     assert [(entry.raw, why) for entry, why in world.dropped] == [(raws[1], error)]
     assert world.reap() == raws[:1]
     assert (world.mempool.count, world.mempool.ready_count) == (3, 1)
@@ -182,7 +182,7 @@ async def test_the_proposer_waits_for_something_ready() -> None:
     await world.mempool.submit_local_many([(raw, None) for raw in raws])
     with trio.fail_after(10):
         await world.mempool.wait_for_transactions()
-    world.mempool.drop(hash_of(raws[0]), TransactionError(ErrorCode.INTERNAL, "dropped"))
+    world.take_out(raws[0], TransactionError(ErrorCode.INTERNAL, "dropped"))
     is_woken = trio.Event()
 
     async def wait() -> None:

@@ -190,7 +190,7 @@ class MempoolMachine(RuleBasedStateMachine):
     def drop(self, choice: Choice) -> None:
         error = TransactionError(ErrorCode.INTERNAL, "dropped")
         is_pending = choice in self.model.pending
-        assert self.world.mempool.drop(hash_of(RAWS[choice]), error) == is_pending
+        assert self.world.take_out(RAWS[choice], error) == is_pending
         if is_pending:
             self.model.remove(choice)
 

@@ -148,6 +148,13 @@ class World:
     def reap(self, bytes_max: int = 1 << 20, count_max: int = 1 << 20) -> list[bytes]:
         return [entry.raw for entry in self.mempool.reap(bytes_max, count_max)]
 
+    def take_out(self, raw: bytes, error: TransactionError) -> bool:
+        """Take out a transaction as a look at the new state does; tell whether it was pending."""
+        entry = self.mempool._pool.remove(hash_of(raw))
+        if entry is not None:
+            self.mempool._dismiss(entry, error)
+        return entry is not None
+
 
 def make_world(
     journal: Database | None = None, ledger: Ledger | None = None, **limits: int
