@@ -93,7 +93,8 @@ def report_seeds(arguments: argparse.Namespace) -> int:
         if time.monotonic() - told > PROGRESS_S:
             told = time.monotonic()
             print(f"{seed - first + 1} of {count} in {told - began:.0f} s", flush=True)
-    print(f"{count} seeds passed in {time.monotonic() - began:.0f} s")
+    passed = "1 seed" if count == 1 else f"{count} seeds"
+    print(f"{passed} passed in {time.monotonic() - began:.0f} s")
     return 0
 
 
@@ -110,6 +111,8 @@ def main() -> int:
         help="break the node on purpose; all: each fault in turn, and write the table",
     )
     arguments = parser.parse_args()
+    if min(arguments.seeds, arguments.jobs) < 1 or min(arguments.first, arguments.seed or 0) < 0:
+        parser.error("At least one seed and one process; seeds are not negative.")
     if arguments.plant == "all":
         rows = make_table(PLANTED, arguments.seeds, arguments.jobs)
         write_table(rows)

@@ -45,6 +45,7 @@ def test_one_seed_gives_one_trace_whatever_the_hash_seed(seed: int) -> None:
     for hash_seed in ("0", "0", "1"):
         done = simulate("--seed", str(seed), hash_seed=hash_seed)
         assert done.returncode == 0, done.stdout + done.stderr
+        assert "\n1 seed passed in " in done.stdout
         found = re.search(r"trace (\w+) heights (\d+)", done.stdout)
         assert found is not None
         traces.add(found.groups())
