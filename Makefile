@@ -83,7 +83,7 @@ bench-aggregation-latency: $(INSTALLED) ## Measure block intervals while validat
 	@mkdir -p out
 	@$(BIN)/python -m bench.aggregation_latency --json out/bench-aggregation-latency.json $(ARGS)
 
-bench-stored-round: $(INSTALLED) ## Aggregate 6 GB of updates in a node's way; takes 8 GB of disk.
+bench-stored-round: $(INSTALLED) ## Aggregate 6 GB of updates in a node's way; takes 7 GB of disk.
 	@mkdir -p out
 	@$(BIN)/python -m bench.stored_round --json out/bench-stored-round.json $(ARGS)
 
