@@ -14,12 +14,24 @@ from litestar.datastructures import State
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import PathParameter, QueryParameter
 from msgspec import Struct
+from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import INT64_MAX
+
+from node.rpc.problems import HTTP_STATUS, PROBLEM_JSON, UNSUPPORTED_STATUS
 
 JSON: Final = "application/json"
 MESSAGE_PACK: Final = "application/msgpack"
 OCTET_STREAM: Final = "application/octet-stream"
 EVENT_STREAM: Final = "text/event-stream"
+
+REFUSED_ANYWHERE: Final[Mapping[int, ErrorCode]] = {
+    400: ErrorCode.MALFORMED,
+    403: ErrorCode.NOT_AUTHORIZED,
+    413: ErrorCode.TOO_LARGE,
+    500: ErrorCode.INTERNAL,
+    503: ErrorCode.NOT_AVAILABLE,
+}
+"""What any request may be refused with: by the door, for its parameters, for the node's state."""
 
 View = dict[str, object]
 """A wire type as `node.views` shows it."""
@@ -370,17 +382,42 @@ def is_message_pack_accepted(request: AnyRequest) -> bool:
 
 
 def document(
-    about: str, kind: type[object], *, status: int = 200, media_type: str = JSON
+    about: str,
+    kind: type[object],
+    *refusals: ErrorCode,
+    status: int = 200,
+    media_type: str = JSON,
+    is_body_typed: bool = False,
 ) -> Mapping[int, ResponseSpec]:
-    """Return what the OpenAPI document says of a handler's answers."""
-    return {
-        status: ResponseSpec(
-            kind, generate_examples=False, description=about, media_type=media_type
-        ),
-        400: ResponseSpec(
+    """Return what the OpenAPI document says of a handler's answers.
+
+    Parameters
+    ----------
+    about : str
+    kind : type
+        What it answers with.
+    *refusals : ErrorCode
+        What it refuses with, beside that with which every request may be refused.
+    status : int
+    media_type : str
+    is_body_typed : bool
+        Whether it refuses bodies of another Content-Type.
+    """
+    codes: dict[int, list[ErrorCode]] = {each: [code] for each, code in REFUSED_ANYWHERE.items()}
+    if is_body_typed:
+        codes[UNSUPPORTED_STATUS] = [ErrorCode.MALFORMED]
+    for code in refusals:
+        told = codes.setdefault(HTTP_STATUS[code], [])
+        if code not in told:
+            told.append(code)
+    described = {
+        each: ResponseSpec(
             Problem,
             generate_examples=False,
-            description="The request is refused; other statuses have the same form.",
-            media_type="application/problem+json",
-        ),
+            description=f"Refused: {', '.join(codes[each])}.",
+            media_type=PROBLEM_JSON,
+        )
+        for each in sorted(codes)
     }
+    answered = ResponseSpec(kind, generate_examples=False, description=about, media_type=media_type)
+    return {status: answered, **described}

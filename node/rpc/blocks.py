@@ -33,7 +33,7 @@ _commit_decoder = msgspec.msgpack.Decoder(Commit)
 _evidence_decoder = msgspec.msgpack.Decoder(DuplicateVoteEvidence)
 
 
-@get("/block", responses=document("The block of a height.", answers.Block))
+@get("/block", responses=document("The block of a height.", answers.Block, ErrorCode.NOT_FOUND))
 async def get_block(request: AnyRequest, node: Node, height: HeightQuery = None) -> Response[bytes]:
     """Return a decided block; its canonical bytes if MessagePack is accepted."""
     at = resolve_height(node, height)
@@ -53,7 +53,10 @@ async def get_block(request: AnyRequest, node: Node, height: HeightQuery = None)
     )
 
 
-@get("/commit", responses=document("A header and its proof.", answers.SignedHeader))
+@get(
+    "/commit",
+    responses=document("A header and its proof.", answers.SignedHeader, ErrorCode.NOT_FOUND),
+)
 async def get_commit(
     request: AnyRequest, node: Node, height: HeightQuery = None
 ) -> Response[bytes]:
@@ -65,7 +68,10 @@ async def get_commit(
     return answer_either(request, view, encode((header, commit)))
 
 
-@get("/validators", responses=document("The validators of a height.", answers.Validators))
+@get(
+    "/validators",
+    responses=document("The validators of a height.", answers.Validators, ErrorCode.NOT_FOUND),
+)
 async def get_validators(
     request: AnyRequest, node: Node, height: HeightQuery = None
 ) -> Response[bytes]:

@@ -52,7 +52,17 @@ _document_decoder = msgspec.json.Decoder(UploadDocument)
 @post(
     "/v1/payloads",
     status_code=200,
-    responses=document("Which chunks are missing.", answers.Payload),
+    responses=document(
+        "Which chunks are missing.",
+        answers.Payload,
+        ErrorCode.UNKNOWN_TASK,
+        ErrorCode.WRONG_SHAPE,
+        ErrorCode.TASK_NOT_OPEN,
+        ErrorCode.PAYLOAD_MISMATCH,
+        ErrorCode.QUOTA_EXCEEDED,
+        ErrorCode.MEMPOOL_FULL,
+        is_body_typed=True,
+    ),
 )
 async def begin_upload(request: AnyRequest, node: Node) -> Response[bytes]:
     """Begin the upload of a payload, or go on with one: the answer says which chunks are missing.
@@ -68,7 +78,10 @@ async def begin_upload(request: AnyRequest, node: Node) -> Response[bytes]:
     return answer(show_payload(node, state))
 
 
-@get("/v1/payloads/{payload:str}", responses=document("Where it stands.", answers.Payload))
+@get(
+    "/v1/payloads/{payload:str}",
+    responses=document("Where it stands.", answers.Payload, ErrorCode.NOT_FOUND),
+)
 async def get_payload(node: Node, payload: PayloadPath) -> Response[bytes]:
     """Tell which chunks of a payload are here, and how much voting power has told of having it.
 
@@ -88,7 +101,13 @@ async def get_payload(node: Node, payload: PayloadPath) -> Response[bytes]:
 @put(
     "/v1/payloads/{payload:str}/chunks/{index:int}",
     status_code=200,
-    responses=document("The chunk is here.", answers.Chunk),
+    responses=document(
+        "The chunk is here.",
+        answers.Chunk,
+        ErrorCode.NOT_FOUND,
+        ErrorCode.PAYLOAD_MISMATCH,
+        ErrorCode.MEMPOOL_FULL,
+    ),
 )
 async def put_chunk(
     request: AnyRequest,

@@ -19,6 +19,9 @@ from node.errors import SubscriptionRefused
 
 PROBLEM_JSON: Final = "application/problem+json"
 
+UNSUPPORTED_STATUS: Final = 415
+"""The status of a refusal (`malformed`) for a body's Content-Type."""
+
 RETRY_AFTER_S: Final = 1
 """What a client is told to wait when the node has no room at the moment."""
 

@@ -55,7 +55,7 @@ async def list_tasks(
     return answer(answers.Tasks(tasks, state.task_count))
 
 
-@get("/v1/tasks/{task:str}", responses=document("The task.", answers.Task))
+@get("/v1/tasks/{task:str}", responses=document("The task.", answers.Task, ErrorCode.UNKNOWN_TASK))
 async def show_task(node: Node, task: TaskPath) -> Response[bytes]:
     """Return a task by its id or name."""
     found = find_task(node, task)
@@ -84,7 +84,10 @@ async def show_task(node: Node, task: TaskPath) -> Response[bytes]:
     )
 
 
-@get("/v1/tasks/{task:str}/participants", responses=document("Who.", answers.Participants))
+@get(
+    "/v1/tasks/{task:str}/participants",
+    responses=document("Who.", answers.Participants, ErrorCode.UNKNOWN_TASK),
+)
 async def show_participants(
     node: Node, task: TaskPath, start: StartQuery = 0, limit: LimitQuery = PAGE_ITEMS
 ) -> Response[bytes]:
@@ -107,7 +110,9 @@ async def show_participants(
 
 @get(
     "/v1/tasks/{task:str}/rounds/{number:str}",
-    responses=document("The training round.", answers.TrainingRound),
+    responses=document(
+        "The training round.", answers.TrainingRound, ErrorCode.UNKNOWN_TASK, ErrorCode.NOT_FOUND
+    ),
 )
 async def show_training_round(
     node: Node,
@@ -153,7 +158,10 @@ async def show_training_round(
     )
 
 
-@get("/v1/tasks/{task:str}/proof", responses=document("The proof.", answers.Proof))
+@get(
+    "/v1/tasks/{task:str}/proof",
+    responses=document("The proof.", answers.Proof, ErrorCode.UNKNOWN_TASK, ErrorCode.NOT_FOUND),
+)
 async def show_proof(node: Node, task: TaskPath, height: HeightQuery = None) -> Response[bytes]:
     """Prove a task's weights root against the model root of a header, by default the latest.
 

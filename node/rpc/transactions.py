@@ -33,8 +33,11 @@ from node.rpc.blocks import decode_block, load_block
 from node.rpc.context import Node
 from node.rpc.hexadecimal import read_hex
 from node.rpc.payload_states import find_payload
-from node.rpc.problems import Refusal
+from node.rpc.problems import HTTP_STATUS, UNSUPPORTED_STATUS, Refusal
 from node.views import to_object
+
+_REFUSALS: Final = tuple(code for code in HTTP_STATUS if code is not ErrorCode.NOT_FOUND)
+"""A transaction may be refused for anything but being unknown."""
 
 Submission = tuple[bytes, bytes | None]
 """A signed transaction, and the payload that it names, if any."""
@@ -59,7 +62,13 @@ _receipts_decoder = msgspec.msgpack.Decoder(BlockReceipts)
 @post(
     "/v1/transactions",
     status_code=202,
-    responses=document("The transaction waits for a block.", answers.Submitted, status=202),
+    responses=document(
+        "The transaction waits for a block.",
+        answers.Submitted,
+        *_REFUSALS,
+        status=202,
+        is_body_typed=True,
+    ),
 )
 async def submit(request: AnyRequest, node: Node) -> Response[bytes]:
     """Submit a signed transaction, with its payload if it names one.
@@ -78,7 +87,7 @@ async def submit(request: AnyRequest, node: Node) -> Response[bytes]:
 @post(
     "/v1/transactions/batch",
     status_code=200,
-    responses=document("What became of each, in order.", answers.BatchResults),
+    responses=document("What became of each, in order.", answers.BatchResults, is_body_typed=True),
 )
 async def submit_batch(request: AnyRequest, node: Node) -> Response[bytes]:
     """Submit up to a thousand transactions, each taken or refused by itself.
@@ -102,7 +111,9 @@ async def submit_batch(request: AnyRequest, node: Node) -> Response[bytes]:
     return answer(answers.BatchResults(results))
 
 
-@get("/tx", responses=document("Where the transaction is.", answers.Transaction))
+@get(
+    "/tx", responses=document("Where the transaction is.", answers.Transaction, ErrorCode.NOT_FOUND)
+)
 async def get_transaction(
     node: Node,
     transaction_hash: Annotated[
@@ -184,7 +195,7 @@ def make_unsupported(*media_types: str) -> Refusal:
         ErrorCode.MALFORMED,
         f"The body's Content-Type is not one that this path takes: send {' or '.join(media_types)}"
         " and say so.",
-        415,
+        UNSUPPORTED_STATUS,
     )
 
 

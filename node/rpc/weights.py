@@ -45,7 +45,13 @@ class _Found:
 
 @get(
     "/v1/tasks/{task:str}/weights",
-    responses=document("Little-endian int32.", bytes, media_type=OCTET_STREAM),
+    responses=document(
+        "Little-endian int32.",
+        bytes,
+        ErrorCode.UNKNOWN_TASK,
+        ErrorCode.NOT_FOUND,
+        media_type=OCTET_STREAM,
+    ),
 )
 async def get_weights(
     node: Node, task: TaskPath, chunk: ChunkQuery = None, height: HeightQuery = None
@@ -85,7 +91,12 @@ async def get_weights(
 
 @get(
     "/v1/tasks/{task:str}/weights/chunks",
-    responses=document("The hashes of the chunks.", answers.WeightsChunks),
+    responses=document(
+        "The hashes of the chunks.",
+        answers.WeightsChunks,
+        ErrorCode.UNKNOWN_TASK,
+        ErrorCode.NOT_FOUND,
+    ),
 )
 async def list_weights_chunks(
     node: Node, task: TaskPath, height: HeightQuery = None

@@ -1,6 +1,7 @@
 """A node of one validator with its RPC on a real port of the loopback address."""
 
 import dataclasses
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from quorate.rpc_types import Event
 
 from node.composition import NodeServices
 from node.config import Config, MempoolSection, RpcSection
+from node.rpc.application import HANDLERS
 from node.rpc.server import serve_rpc
 from tests.node.cluster import Cluster, Member, make_config, open_cluster, sign
 
@@ -250,7 +252,20 @@ def assert_problem(response: httpx.Response, status: int, code: str) -> dict[str
     assert problem["type"] == f"urn:quorate:problem:{code}"
     assert problem["detail"].endswith((".", "!"))
     assert "Traceback" not in problem["detail"]
+    assert_documented(response, status, code)
     return dict(problem)
+
+
+def assert_documented(response: httpx.Response, status: int, code: str) -> None:
+    """Check that the OpenAPI document tells of a refusal by an operation that it has."""
+    request = response.request
+    path = request.url.raw_path.decode().partition("?")[0]
+    for handler in HANDLERS:
+        patterns = [re.sub(r"\{[^}]*\}", "[^/]+", each) for each in handler.paths]
+        if request.method in handler.http_methods and any(re.fullmatch(p, path) for p in patterns):
+            told = (handler.responses or {}).get(status)
+            assert told is not None, f"{request.method} {path} answered {status} {code}"
+            assert code in told.description.removesuffix(".").replace(",", "").split(), path
 
 
 def read_stored(served: Served) -> tuple[int, int, int]:

@@ -4,7 +4,6 @@ import base64
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 import trio
 from quorate.chain.block import Block, Header, compute_block_id
@@ -246,7 +245,15 @@ async def test_the_openapi_document_names_every_route(served: Served) -> None:
     for path, methods in paths.items():
         for operation in methods.values():
             assert operation["description"], path
-            assert "Problem" in msgspec.json.encode(operation["responses"]["400"]).decode()
+            refused = {int(s): r for s, r in operation["responses"].items() if int(s) >= 400}
+            assert {400, 403, 413, 500, 503} <= set(refused), path
+            for response in refused.values():
+                ((media_type, content),) = response["content"].items()
+                assert media_type == "application/problem+json"
+                assert content["schema"]["$ref"].endswith("Problem")
+    assert (
+        "duplicate_update" in paths["/v1/transactions"]["post"]["responses"]["409"]["description"]
+    )
     (height,) = paths["/block"]["get"]["parameters"]
     assert (height["name"], height["in"], height["required"]) == ("height", "query", False)
 
