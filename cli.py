@@ -72,6 +72,7 @@ def main() -> None:
     # columns instead.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from node.failures import (  # noqa: PLC0415 - not before the environment is set.
+        EXIT_INTERRUPTED,
         describe_failure,
         find_failure,
         get_exit_code,
@@ -79,6 +80,11 @@ def main() -> None:
 
     try:
         build_app()(prog_name="quorate")
+    except SystemExit as end:
+        # That is how the library ends at Ctrl-C, without a word.
+        if end.code == EXIT_INTERRUPTED:
+            print("Error: Interrupted.", file=sys.stderr)
+        raise
     # What is a defect is raised again, with its traceback.
     except BaseException as error:
         failure = find_failure(error)

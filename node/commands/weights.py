@@ -21,7 +21,7 @@ from quorate.genesis_file import read_genesis
 from quorate.procedures import get_weights_proof
 from quorate.progress import ProgressBar
 from quorate.verification import VerifiedWeights, verify_weights
-from quorate.weights_file import StoredWeights
+from quorate.weights_file import StoredWeights, file_named
 
 from node.commands.printing import Printer, Value
 from node.commands.settings import (
@@ -176,7 +176,10 @@ def _write_archive(file: Path, stored: StoredWeights) -> None:
     schema = ModelSchema.from_spec(stored.spec)
     temporary = file.with_name(file.name + TEMPORARY_SUFFIX)
     try:
-        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        with (
+            file_named(temporary),
+            zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive,
+        ):
             for tensor, integers in zip(schema.tensors, stored.arrays, strict=True):
                 array = np.ldexp(integers, -tensor.weight_fraction_bits)
                 with archive.open(f"{tensor.name}.npy", "w", force_zip64=True) as member:

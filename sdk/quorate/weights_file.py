@@ -5,7 +5,8 @@ arrays over a finished one. Never asks a node for anything.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -106,8 +107,13 @@ class PartialFile:
         self._chunk_hashes = chunk_hashes
         self._partial = path.with_name(path.name + PARTIAL_SUFFIX)
         self._descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if os.fstat(self._descriptor).st_size != size:
-            os.ftruncate(self._descriptor, size)
+        try:
+            with file_named(self._partial):
+                if os.fstat(self._descriptor).st_size != size:
+                    os.ftruncate(self._descriptor, size)
+        except OSError:
+            os.close(self._descriptor)
+            raise
 
     def find_missing(self) -> list[int]:
         """Return the chunks that are not sound, in their order; reads the whole file."""
@@ -122,14 +128,16 @@ class PartialFile:
         if compute_chunk_hash(chunk) != self._chunk_hashes[index]:
             return False
         view, start = memoryview(chunk), index * CHUNK_BYTES
-        while view:
-            written = os.pwrite(self._descriptor, view, start)
-            view, start = view[written:], start + written
+        with file_named(self._partial):
+            while view:
+                written = os.pwrite(self._descriptor, view, start)
+                view, start = view[written:], start + written
         return True
 
     def finish(self) -> None:
         """Make the file durable, under its final name."""
-        os.fsync(self._descriptor)
+        with file_named(self._partial):
+            os.fsync(self._descriptor)
         self._partial.replace(self.path)
 
     def close(self) -> None:
@@ -176,6 +184,17 @@ class PartialBytes:
     def join(self) -> bytes:
         """Return the whole, once nothing is missing."""
         return b"".join(self._chunks)
+
+
+@contextmanager
+def file_named(path: Path) -> Iterator[None]:
+    """Name the file in an `OSError` of its descriptor, which knows no name: a full disk's, say."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def is_file_whole(path: Path, size: int, chunk_hashes: Sequence[bytes]) -> bool:

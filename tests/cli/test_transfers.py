@@ -14,6 +14,7 @@ from msgspec import structs
 from quorate.chain.content import compute_content_hash
 from quorate.chain.task import TensorSpec
 
+from store.disk import TEMPORARY_SUFFIX
 from tests.cli.console import Console, Outcome
 from tests.node.cluster import USERS
 from tests.node.rpc.serving import Served, make_rpc_config, make_spec, make_task, open_rpc
@@ -119,6 +120,21 @@ async def test_nodes_that_chunks_cannot_come_from_are_told(
             "Left out http://127.0.0.1:2",
         ]
         assert all("No answer from http://127.0.0.1:" in line for line in told)
+
+
+@pytest.mark.parametrize(
+    ("name", "written"), [("w", "w.partial"), ("w.npz", "w.npz.int32.partial"), ("w.npz", "w.npz")]
+)
+async def test_a_file_that_takes_no_bytes_is_told_by_its_name(
+    quorate: Console, tmp_path: Path, name: str, written: str
+) -> None:
+    full = tmp_path / (written if written.endswith(".partial") else written + TEMPORARY_SUFFIX)
+    await trio.Path(full).symlink_to("/dev/full")
+    async with open_rpc(tmp_path, make_rpc_config()) as served:
+        await open_large_task(served)
+        got = await make_run(quorate, served)("weights", "get", "large", tmp_path / name)
+        assert (got.code, got.out) == (1, "")
+        assert got.sentence.startswith(f"{full}: "), got.sentence
 
 
 class Terminal(io.StringIO):

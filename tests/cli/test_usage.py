@@ -170,6 +170,15 @@ def test_defect_shows_its_traceback(quorate: Console, monkeypatch: pytest.Monkey
         quorate("version")
 
 
+def test_an_interruption_is_told(quorate: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt() -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("node.commands.chain.platform.python_version", interrupt)
+    interrupted = quorate("version")
+    assert (interrupted.code, interrupted.sentence) == (EXIT_INTERRUPTED, "Interrupted.")
+
+
 # --- printing ------------------------------------------------------------------------------------
 
 
