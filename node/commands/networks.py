@@ -18,7 +18,13 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from node.commands.settings import HomeOption, OutputOption, get_home, get_printer
+from node.commands.settings import (
+    NODE_VARIABLE,
+    HomeOption,
+    OutputOption,
+    get_home,
+    get_printer,
+)
 from node.config_examples import LOCALNET
 from node.localnet import Localnet, find_free_addresses
 from node.process import run_node
@@ -141,6 +147,7 @@ def localnet(
         try:
             running.wait_until_ready()
             printer.print_table("nodes", _list_nodes(nodes))
+            printer.note(f"In another terminal: export {NODE_VARIABLE}={nodes[0].address.rpc_url}")
             _watch(running, seconds)
         except KeyboardInterrupt:
             printer.note("Stopping.")

@@ -70,6 +70,7 @@ def test_localnet_runs_as_long_as_asked(tmp_path: Path) -> None:
                        "--seconds", 2)  # fmt: skip
     assert done.code == 0, done.err
     assert [node["moniker"] for node in done.data["nodes"]] == ["node0", "node1"]
+    assert f"export QUORATE_NODE={done.data['nodes'][0]['rpc']}\n" in done.err
     assert "heights" in done.err
     for log in (tmp_path / "net").glob("node*/node.log"):
         assert "stopped" in log.read_text().splitlines()[-1]
