@@ -15,7 +15,6 @@ from store.disk import BytesLike
 from store.partial_payload import (
     PartialPayload,
     PartialPayloads,
-    make_other_size,
     validate_beginning,
 )
 from store.payload_contract import PAYLOAD_BYTES_MAX, TOTAL_BYTES_MAX, check_payload, check_space
@@ -137,23 +136,10 @@ class MemoryPayloadStore:
         PayloadMismatch, PayloadTooLarge, PayloadSpaceExhausted
         """
         validate_beginning(payload_hash, size, chunk_hashes, self._payload_bytes_max)
-        known = self._partials.get(payload_hash)
-        if known is not None:
-            known.make_way(size, is_sure=is_size_sure)
-        partial = self._partials.get(payload_hash)
-        if partial is not None:
-            if partial.size != size:
-                raise make_other_size(partial, size)
-            partial.is_continued = True
-            return partial
         made = MemoryPartial(
             payload_hash, size, tuple(map(Hash, chunk_hashes)), self._adopt, self._discard
         )
-        if self.has(payload_hash):
-            made.mark_stored()
-        else:
-            self._partials.add(made, lambda: None)
-        return made
+        return self._partials.begin(made, lambda: None, self.has, is_size_sure=is_size_sure)
 
     def get_partial(self, payload_hash: bytes) -> PartialPayload | None:
         """Return a payload that is arriving, or None."""

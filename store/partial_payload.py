@@ -273,27 +273,40 @@ class PartialPayloads:
         """Return one that is arriving."""
         return self._partials.get(payload_hash)
 
-    def add(self, partial: PartialPayload, create: Callable[[], None]) -> None:
-        """Take up a new one, whose place on the disk is then created.
+    def begin(
+        self,
+        made: PartialPayload,
+        create: Callable[[], None],
+        is_stored: Callable[[bytes], bool],
+        *,
+        is_size_sure: bool,
+    ) -> PartialPayload:
+        """Take up a new one, whose place on the disk is then created, or go on with a known one.
 
         Raises
         ------
+        PayloadMismatch
+            One with this address is arriving that has another size.
         PayloadSpaceExhausted
             There is no room for it, or too many are arriving. Nothing was created.
         DiskFull, StorageInaccessible, DatabaseDamaged, StorageClosed
         """
+        known = self.get(made.payload_hash)
+        if known is not None:
+            # Without the lock, which is never held when a partial payload's own is taken.
+            known.make_way(made.size, is_sure=is_size_sure)
         with self._lock:
-            if len(self._partials) >= PARTIALS_MAX:
-                raise PayloadSpaceExhausted(
-                    f"{PARTIALS_MAX} payloads are arriving already: try again later."
-                )
-            self._reserve(partial.size)
-            self._partials[partial.payload_hash] = partial
-            try:
-                create()
-            except StorageError:
-                self.remove(partial, is_stored=False)
-                raise
+            partial = self.get(made.payload_hash)
+            if partial is not None:
+                if partial.size != made.size:
+                    raise _make_other_size(partial, made.size)
+                partial.is_continued = True
+                return partial
+            if is_stored(made.payload_hash):
+                made.mark_stored()
+            else:
+                self._add(made, create)
+            return made
 
     def restore(self, partial: PartialPayload) -> bool:
         """Take up one that a restart has interrupted; tell whether there is room for it still."""
@@ -316,6 +329,19 @@ class PartialPayloads:
         """Return all that are arriving, in the order in which they began."""
         return tuple(self._partials.values())
 
+    def _add(self, partial: PartialPayload, create: Callable[[], None]) -> None:
+        if len(self._partials) >= PARTIALS_MAX:
+            raise PayloadSpaceExhausted(
+                f"{PARTIALS_MAX} payloads are arriving already: try again later."
+            )
+        self._reserve(partial.size)
+        self._partials[partial.payload_hash] = partial
+        try:
+            create()
+        except StorageError:
+            self.remove(partial, is_stored=False)
+            raise
+
     def sweep(self) -> int:
         """Abandon those that nobody has continued since the last call; return how many."""
         with self._lock:
@@ -327,7 +353,7 @@ class PartialPayloads:
         return len(idle)
 
 
-def make_other_size(partial: PartialPayload, size: int) -> PayloadMismatch:
+def _make_other_size(partial: PartialPayload, size: int) -> PayloadMismatch:
     """Return the refusal of a payload that is arriving with another size."""
     return PayloadMismatch(
         f"A payload with the hash {partial.payload_hash.hex()} and {partial.size} bytes arrives "

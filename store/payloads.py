@@ -26,7 +26,6 @@ from store.partial_files import FilePartial
 from store.partial_payload import (
     PartialPayload,
     PartialPayloads,
-    make_other_size,
     validate_beginning,
 )
 from store.payload_contract import (
@@ -247,23 +246,10 @@ class PayloadStore:
         DiskFull, StorageInaccessible, DatabaseDamaged, StorageClosed
         """
         validate_beginning(payload_hash, size, chunk_hashes, self._payload_bytes_max)
-        known = self._partials.get(payload_hash)
-        if known is not None:
-            # Without the lock, which is never held when a partial payload's own is taken.
-            known.make_way(size, is_sure=is_size_sure)
-        with self._lock:
-            partial = self._partials.get(payload_hash)
-            if partial is not None:
-                if partial.size != size:
-                    raise make_other_size(partial, size)
-                partial.is_continued = True
-                return partial
-            made = self._make_partial(payload_hash, size, tuple(map(Hash, chunk_hashes)))
-            if self.has(payload_hash):
-                made.mark_stored()
-            else:
-                self._partials.add(made, lambda: self._files.begin(made))
-            return made
+        made = self._make_partial(payload_hash, size, tuple(map(Hash, chunk_hashes)))
+        return self._partials.begin(
+            made, lambda: self._files.begin(made), self.has, is_size_sure=is_size_sure
+        )
 
     def get_partial(self, payload_hash: bytes) -> PartialPayload | None:
         """Return a payload that is arriving, or None."""
