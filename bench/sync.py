@@ -85,6 +85,16 @@ class SyncFigures:
     memory: Memory
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """A height that the node told, and the processor time until then: its own, and its peers'."""
+
+    seconds: float
+    height: int
+    cpu_s: float
+    served_s: float
+
+
 class SyncNetwork:
     """Homes of some nodes that serve a chain, and of one that has none yet.
 
@@ -143,32 +153,25 @@ class SyncNetwork:
 
 
 def _watch(serving: Localnet, net: Localnet, height: int, payload_bytes: int) -> SyncFigures:
-    begun, deadline = 0, time.monotonic() + SYNC_SECONDS_MAX
-    start = cpu = served = 0.0
+    deadline = time.monotonic() + SYNC_SECONDS_MAX
     pids = [each.process.pid for each in serving.processes]
     pid = net.processes[0].process.pid
-    while True:
+    looks: list[Look] = []
+    while not looks or looks[-1].height < height:
         net.check_running()
         serving.check_running()
         status = net.get_statuses()[0]
-        now = time.monotonic()
-        if now > deadline:
-            reached = status.height if status is not None else 0
+        if time.monotonic() > deadline:
+            reached = looks[-1].height if looks else 0
             raise BenchError(f"Only height {reached} was reached in {SYNC_SECONDS_MAX:g} s.")
-        if status is not None and status.height < height:
-            # The clock starts at the last look that found nothing: it counts the first block, too.
-            if not begun:
-                start, cpu = now, read_cpu_seconds(pid)
-                served = sum(map(read_cpu_seconds, pids))
-                begun = status.height
-        elif status is not None:
-            break
+        if status is not None:
+            served = sum(map(read_cpu_seconds, pids))
+            looks.append(Look(time.monotonic(), status.height, read_cpu_seconds(pid), served))
         time.sleep(POLL_S)
-    seconds, cpu = now - start, read_cpu_seconds(pid) - cpu
-    served = sum(map(read_cpu_seconds, pids)) - served
-    blocks = height - begun
-    if not start:
+    first, last = get_first(looks), looks[-1]
+    if first is last:
         raise BenchError("The node was level at the first look: measure more blocks.")
+    seconds, blocks = last.seconds - first.seconds, height - first.height
     return SyncFigures(
         blocks=blocks,
         payload_bytes=payload_bytes,
@@ -176,11 +179,20 @@ def _watch(serving: Localnet, net: Localnet, height: int, payload_bytes: int) ->
         seconds=seconds,
         blocks_per_s=blocks / seconds,
         payload_mb_per_s=payload_bytes / seconds / 1e6,
-        cpu_us_per_block=cpu / blocks * 1e6,
-        processors=cpu / seconds,
-        server_processors=served / seconds,
+        cpu_us_per_block=(last.cpu_s - first.cpu_s) / blocks * 1e6,
+        processors=(last.cpu_s - first.cpu_s) / seconds,
+        server_processors=(last.served_s - first.served_s) / seconds,
         memory=read_memory(pid),
     )
+
+
+def get_first(looks: Sequence[Look]) -> Look:
+    """Return the look at which the clock starts: the last that found no block yet.
+
+    So the first blocks count like their payloads do, and the time to dial the peers does not.
+    """
+    empty = [each for each in looks if each.height == 0]
+    return empty[-1] if empty else looks[0]
 
 
 def measure_sync(
