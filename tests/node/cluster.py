@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import trio
 from quorate.chain.genesis import Admission, Genesis, GenesisAccount, GenesisValidator
@@ -77,8 +77,25 @@ def sign(key: PrivateKey, nonce: int, body: Body, fee: int = 0) -> bytes:
     return sign_transaction(key, Transaction(1, CHAIN_ID, key.public_key, nonce, fee, body))
 
 
+class GroupMember:
+    """What the nodes of a group have in common, wherever their data is."""
+
+    number: int
+    node: Node | None
+
+    @property
+    def running(self) -> Node:
+        if self.node is None:
+            raise RuntimeError("the node is not running")
+        return self.node
+
+    @property
+    def height(self) -> int:
+        return self.running.services.executor.position.height
+
+
 @dataclass
-class Member:
+class Member(GroupMember):
     """One node of a cluster and what outlives it."""
 
     number: int
@@ -92,16 +109,6 @@ class Member:
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     stopped: trio.Event = field(default_factory=trio.Event)
 
-    @property
-    def running(self) -> Node:
-        if self.node is None:
-            raise RuntimeError("the node is not running")
-        return self.node
-
-    @property
-    def height(self) -> int:
-        return self.running.services.executor.position.height
-
 
 def get_listen_address(number: int) -> str:
     peer_id = get_peer_id(make_key(500 + number).seed)
@@ -112,16 +119,7 @@ class PowerFailure(Exception):  # noqa: N818 - it says what happened.
     """Raised by a test's storage: the node is gone at this very instruction."""
 
 
-class Numbered(Protocol):
-    """What the nodes of a group have in common."""
-
-    number: int
-
-    @property
-    def height(self) -> int: ...
-
-
-M = TypeVar("M", bound=Numbered)
+M = TypeVar("M", bound=GroupMember)
 
 
 class Group(Generic[M]):

@@ -29,6 +29,7 @@ from tests.node.cluster import (
     CHAIN_ID,
     WAIT_S,
     Group,
+    GroupMember,
     make_config,
     make_genesis,
     make_key,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class FileMember:
+class FileMember(GroupMember):
     """One node and its home."""
 
     number: int
@@ -50,16 +51,6 @@ class FileMember:
     failure: BaseException | None = None
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     stopped: trio.Event = field(default_factory=trio.Event)
-
-    @property
-    def running(self) -> Node:
-        if self.node is None:
-            raise RuntimeError("the node is not running")
-        return self.node
-
-    @property
-    def height(self) -> int:
-        return self.running.services.executor.position.height
 
 
 def write_member_home(home: Home, genesis: Genesis, key: PrivateKey | None, config: Config) -> None:
