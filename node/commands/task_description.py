@@ -190,7 +190,10 @@ def read_task_file(path: Path) -> TaskFile:
         raise InputFileError(f"{path} describes no task: it is no text.") from None
     except (ValueError, RecursionError) as error:
         # msgspec's and tomllib's errors are ValueErrors.
-        raise InputFileError(f"{path} describes no task: {error}.") from error
+        raise InputFileError(
+            f"{path} describes no task: {error}. `quorate task init` writes a description with "
+            "every choice in it."
+        ) from error
 
 
 def draft_from_file(described: TaskFile, arrays: dict[str, Array]) -> TaskDraft:

@@ -172,6 +172,9 @@ def test_mistakes_are_told_with_their_field(tmp_path: Path, old: str, new: str, 
     with pytest.raises(InputFileError, match=r"task\.toml describes no task") as caught:
         read_task_file(path)
     assert told in str(caught.value)
+    assert str(caught.value).endswith(
+        "`quorate task init` writes a description with every choice in it."
+    )
 
 
 def test_deadline_without_a_unit_is_refused(tmp_path: Path) -> None:
