@@ -6,6 +6,7 @@ import httpx
 import msgspec
 import pytest
 from quorate import (
+    AsyncClient,
     Client,
     PrivateKey,
     ProtocolError,
@@ -15,8 +16,10 @@ from quorate import (
     procedures,
 )
 from quorate.chain.errors import ErrorCode, QuorateError
+from quorate.chain.ids import Hash
 from quorate.chain.task import RoundPolicy
 from quorate.chain.transaction import (
+    ChangeTaskStatus,
     SubmitEvaluation,
     TaskStatus,
     Transaction,
@@ -256,6 +259,19 @@ def test_training_through_the_client(client: Client, node: FakeNode) -> None:
     body = decode_transaction(node.blocks[-1][0].transactions[0]).transaction.body
     assert isinstance(body, SubmitEvaluation)
     assert (body.loss, body.example_count) == (-32768, 10)
+
+
+async def test_both_clients_change_the_status_of_a_task(client: Client, node: FakeNode) -> None:
+    task_id = create_task(client)
+    client.change_task_status(AUTHORITY, "digits", TaskStatus.PAUSED)
+    transport = httpx.MockTransport(node.respond)
+    async with AsyncClient("http://node", transport=transport) as other:
+        await other.change_task_status(AUTHORITY, task_id, TaskStatus.OPEN)
+    sent = [decode_transaction(block.transactions[0]) for block, _, _ in node.blocks[-2:]]
+    assert [each.transaction.body for each in sent] == [
+        ChangeTaskStatus(Hash(task_id), TaskStatus.PAUSED),
+        ChangeTaskStatus(Hash(task_id), TaskStatus.OPEN),
+    ]
 
 
 def test_bytes_of_a_wrong_length_are_refused_before_they_are_sent(
