@@ -128,7 +128,12 @@ def write_json(path: Path | None, document: Mapping[str, object]) -> None:
         path.write_text(json.dumps(document, indent=2) + "\n")
 
 
-def run(work: Callable[[], int | None], *, left: str = "the nodes have been stopped") -> int:
+def run(
+    work: Callable[[], int | None],
+    *,
+    left: str = "the nodes have been stopped",
+    is_trio: bool = False,
+) -> int:
     """Do the work of a benchmark, and return its exit code.
 
     Parameters
@@ -138,14 +143,20 @@ def run(work: Callable[[], int | None], *, left: str = "the nodes have been stop
         when it is interrupted: by Ctrl-C, or by SIGTERM, which is made the same.
     left : str
         What an interruption leaves, told after "Interrupted;".
+    is_trio : bool
+        Whether the work is mostly done in trio, which has its own way with Ctrl-C.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     for number, handler in before.items():
         # One that is ignored stays so: a shell has it ignored by what it runs in the background.
         if handler is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+    if is_trio and before[signal.SIGINT] is not signal.SIG_IGN:
+        # It sees to it that its own code is not interrupted, where nobody else sees to Ctrl-C.
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        signal.signal(signal.SIGTERM, lambda _signal, _frame: signal.raise_signal(signal.SIGINT))
     try:
-        return work() or 0
+        return _unwrap(work) or 0
     except (QuorateError, OSError) as error:
         print(f"Error: {error}", file=sys.stderr)
         return FAILED
@@ -155,6 +166,20 @@ def run(work: Callable[[], int | None], *, left: str = "the nodes have been stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _unwrap(work: Callable[[], int | None]) -> int | None:
+    """Do the work; what ended it comes out of the groups that a nursery makes of errors."""
+    try:
+        return work()
+    except BaseExceptionGroup as group:
+        for kinds in (KeyboardInterrupt, (QuorateError, OSError)):
+            error: BaseException | None = group.subgroup(kinds)
+            while isinstance(error, BaseExceptionGroup):
+                error = error.exceptions[0]
+            if error is not None:
+                raise error from group
+        raise
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

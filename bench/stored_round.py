@@ -284,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         write_json(options.json, document)
 
-    return run(work, left="the files have been removed")
+    return run(work, left="the files have been removed", is_trio=True)
 
 
 if __name__ == "__main__":

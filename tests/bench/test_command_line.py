@@ -98,7 +98,19 @@ def test_errors_and_interruptions_end_with_a_sentence(capsys: pytest.CaptureFixt
     assert capsys.readouterr().err == "Interrupted; nothing is left.\n"
     assert run(interrupt_twice, left="nothing is left") == 130
     assert ended == [True]
+    assert run(interrupt, left="nothing is left", is_trio=True) == 130
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_what_ended_a_nursery_is_told_as_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(error: BaseException) -> None:
+        raise BaseExceptionGroup("outer", [BaseExceptionGroup("inner", [error])])
+
+    assert run(lambda: fail(BenchError("No figure."))) == 1
+    assert run(lambda: fail(KeyboardInterrupt()), left="nothing is left") == 130
+    assert capsys.readouterr().err == "Error: No figure.\nInterrupted; nothing is left.\n"
+    with pytest.raises(BaseExceptionGroup):
+        run(lambda: fail(ZeroDivisionError()))
 
 
 def test_json_is_written_if_there_is_a_file(tmp_path: Path) -> None:
