@@ -140,11 +140,6 @@ class _Files:
     def __init__(self, mapped: dict[Hash, NDArray[np.uint8]]) -> None:
         self._mapped = mapped
 
-    def get(self, payload_hash: Hash, /) -> bytes | None:
-        """Return the bytes, or None."""
-        data = self.open_memmap(payload_hash)
-        return None if data is None else data.tobytes()
-
     def size(self, payload_hash: Hash, /) -> int | None:
         """Return how many bytes there are, or None."""
         data = self.open_memmap(payload_hash)

@@ -45,7 +45,6 @@ from node.exchange.serving import Server
 from node.exchange.transaction_gossip import TransactionGossip
 from node.execution.admission import LedgerDoor
 from node.execution.aggregates import BackgroundAggregates
-from node.execution.divergence import DivergenceReports
 from node.execution.executor import Executor
 from node.execution.frozen_rounds import FrozenRounds
 from node.execution.retention import Retention
@@ -55,12 +54,9 @@ from node.mempool.verifier import TransactionVerifier
 from node.metrics import Metrics
 from node.reactor import Reactor, ReactorParts
 from node.reporting import Reporter
+from node.storage import NodeStorage
 from node.uploads import ROOM_PART, Uploads
 from p2p.network import Network, PeerId
-from store.chain_store import ChainStore
-from store.database import Database
-from store.payload_contract import Payloads
-from store.segmented_log import SegmentedLog
 
 if TYPE_CHECKING:
     # The stubs of trio that come with libp2p keep this type here.
@@ -68,31 +64,6 @@ if TYPE_CHECKING:
 
 
 _log = structlog.get_logger("node")
-
-
-@dataclass(frozen=True, slots=True)
-class NodeStorage:
-    """Where a node keeps what must survive it.
-
-    Attributes
-    ----------
-    chain : ChainStore
-        Decided blocks, state, indexes.
-    payloads : Payloads
-        Payloads, weights, optimizer states.
-    log : SegmentedLog
-        The write-ahead log of consensus.
-    journal : Database
-        Own users' pending transactions, and the queue of released payloads.
-    reports : DivergenceReports or None
-        What this node saw when the network decided something else.
-    """
-
-    chain: ChainStore
-    payloads: Payloads
-    log: SegmentedLog
-    journal: Database
-    reports: DivergenceReports | None = None
 
 
 @dataclass(frozen=True, slots=True)

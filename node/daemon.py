@@ -20,12 +20,12 @@ from quorate.chain.block import BLOCK_VERSION
 from quorate.chain.genesis import Genesis
 
 from node.agreement.signer import Signer
-from node.composition import Node, NodeStorage
+from node.composition import Node
 from node.config import Config
 from node.home import Home
 from node.key_files import read_node_key, read_validator_key
 from node.rpc.server import bind_metrics, bind_rpc, serve_metrics, serve_rpc
-from node.storage import open_storage
+from node.storage import NodeStorage, open_storage
 from p2p.host import LibP2PNetwork
 
 if TYPE_CHECKING:

@@ -1,21 +1,49 @@
 """The stores of a home folder, opened together.
 
-Owns the order in which they are opened and closed. Never looks at what is in them.
+Owns which there are, and the order in which they are opened and closed. Never looks at what is in
+them.
 """
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
-from node.composition import NodeStorage
 from node.config import Config, render_config
 from node.execution.divergence import DivergenceReports
 from node.home import Home
 from node.mempool.journal import JOURNAL_WAY_OUT
 from store.chain_store import ChainStore
-from store.database import LevelDatabase
+from store.database import Database, LevelDatabase
+from store.payload_contract import Payloads
 from store.payloads import PayloadStore
+from store.segmented_log import SegmentedLog
 from store.witnessed_database import WitnessedDatabase
 from store.write_ahead_log import WriteAheadLog
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStorage:
+    """Where a node keeps what must survive it.
+
+    Attributes
+    ----------
+    chain : ChainStore
+        Decided blocks, state, indexes.
+    payloads : Payloads
+        Payloads, weights, optimizer states.
+    log : SegmentedLog
+        The write-ahead log of consensus.
+    journal : Database
+        Own users' pending transactions, and the queue of released payloads.
+    reports : DivergenceReports or None
+        What this node saw when the network decided something else.
+    """
+
+    chain: ChainStore
+    payloads: Payloads
+    log: SegmentedLog
+    journal: Database
+    reports: DivergenceReports | None = None
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Stored payloads as the ledger reads them: whole, or by slices of a file.
+"""Stored payloads as the ledger reads them: by slices, large ones from an open file.
 
 Owns how a large payload is read while it is aggregated, and how many files are open for that.
 Never writes, and never knows what a payload means.
@@ -42,16 +42,6 @@ class SlicedPayloads:
         self._payloads = payloads
         self._files_max = files_max
         self._open: weakref.WeakSet[_OpenFile] = weakref.WeakSet()
-
-    def get(self, payload_hash: Hash, /) -> bytes | None:
-        """Return a payload, verified, or None.
-
-        Raises
-        ------
-        StorageError
-            If it is damaged, or cannot be read.
-        """
-        return self._payloads.get(payload_hash)
 
     def size(self, payload_hash: Hash, /) -> int | None:
         """Return how many bytes a payload has, or None; nothing is read."""

@@ -17,12 +17,12 @@ from quorate.chain.vote import COMMIT_BYTES_MAX, Commit
 from consensus.inputs import CommitReceived, StartHeight
 from ledger.state import State
 from node.agreement.height_log import HeightLog
-from node.composition import NodeStorage
 from node.errors import MaintenanceError
 from node.execution.chain_position import POSITION_DOCUMENT, ChainPosition, decode_position
 from node.execution.stored_chain import load_position
 from node.home import Home
 from node.maintenance.stopped_node import hold, open_stopped
+from node.storage import NodeStorage
 from store.undo import describe_missing
 
 

@@ -28,13 +28,13 @@ from quorate.chain.vote import COMMIT_BYTES_MAX, Commit, verify_commit
 
 from ledger.aggregates import InlineAggregates
 from ledger.state import State
-from node.composition import NodeStorage
 from node.errors import MaintenanceError, ReplayDiffers
 from node.execution.executor import Executor
 from node.execution.stored_chain import initialize_storage, load_position
 from node.home import Home
 from node.maintenance.stopped_node import hold, open_stopped
 from node.mempool.verifier import TransactionVerifier
+from node.storage import NodeStorage
 from store.chain_store import ChainStore
 from store.database import Database, LevelDatabase
 from store.disk import BytesLike, translated_errors

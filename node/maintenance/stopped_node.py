@@ -9,11 +9,10 @@ from dataclasses import dataclass
 
 from quorate.chain.genesis import Genesis
 
-from node.composition import NodeStorage
 from node.config import Config, load_config
 from node.errors import GenesisError, HomeInUse, MaintenanceError
 from node.home import Home
-from node.storage import open_storage
+from node.storage import NodeStorage, open_storage
 
 GENESIS_DOCUMENT_ERROR = (
     "The data folder {folder} belongs to genesis {found}, but the genesis file is {expected}: use "

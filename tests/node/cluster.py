@@ -16,8 +16,9 @@ from quorate.chain.keys import PrivateKey
 from quorate.chain.transaction import Body, Transaction, sign_transaction
 
 from node.agreement.signer import Signer
-from node.composition import Node, NodeStorage
+from node.composition import Node
 from node.config import Config, ConsensusSection, MempoolSection
+from node.storage import NodeStorage
 from p2p.identity import get_peer_id
 from p2p.memory import MemoryNetwork
 from p2p.memory_hub import MemoryHub

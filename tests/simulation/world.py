@@ -13,10 +13,10 @@ from quorate.chain.errors import StorageError
 from quorate.chain.genesis import Admission, Genesis, GenesisValidator
 from quorate.chain.vote import Commit
 
-from node.composition import NodeStorage
 from node.config import Config, ConsensusSection, MempoolSection
 from node.errors import DoubleSignError
 from node.execution.executor import ExecutedBlock
+from node.storage import NodeStorage
 from store.chain_store import ChainStore
 from store.errors import DiskFull
 from tests.simulation.byzantine import Byzantine

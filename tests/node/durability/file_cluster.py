@@ -18,12 +18,12 @@ from quorate.chain.keys import PrivateKey
 
 from node.agreement.sign_record import SignStep
 from node.agreement.signer import Signer
-from node.composition import Node, NodeStorage
+from node.composition import Node
 from node.config import Config, write_config
 from node.failures import find_failure
 from node.home import Home
 from node.key_files import make_node_key, write_node_key, write_validator_key
-from node.storage import open_storage
+from node.storage import NodeStorage, open_storage
 from p2p.memory import MemoryNetwork
 from tests.node.cluster import (
     CHAIN_ID,

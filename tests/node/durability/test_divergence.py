@@ -10,8 +10,8 @@ from quorate.chain.errors import InvariantError
 from quorate.chain.vote import Commit
 
 from ledger.tree import compute_bucket
-from node.composition import NodeStorage
 from node.execution.divergence import REDACTED, DivergenceReports
+from node.storage import NodeStorage
 from store import layout
 from store.chain_store import ChainStore
 from store.database import Batch
