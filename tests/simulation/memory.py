@@ -57,6 +57,7 @@ LIMITS = {
     "Verdicts._by_block": "consensus.verdicts:VERDICTS_MAX",
     "SignatureVerifier._verified": "consensus.verifier:VERIFIED_MESSAGES_MAX",
     "State.valid_updates": "ledger.training:CHECKED_PAYLOADS_MAX",
+    "StateIndexes._created": "ledger.indexes:TASKS_MAX",
     "StateIndexes._leaves": "ledger.indexes:TASKS_MAX",
     "StateIndexes._pending": "ledger.indexes:TASKS_MAX",
     "StateIndexes._references": "ledger.indexes:OPEN_UPDATES_MAX",
