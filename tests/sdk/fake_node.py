@@ -336,15 +336,20 @@ class FakeNode:
         return httpx.MockTransport(self.respond)
 
     def respond(self, request: httpx.Request) -> httpx.Response:
-        # Chunks come from several threads.
+        target = request.url.raw_path.decode()
         with self.lock:
-            target = request.url.raw_path.decode()
             self.requests.append(f"{request.method} {target}")
-            result = None
-            if self.intercept is not None:
-                result = self.intercept(request, lambda: self.route(request))
-            status, headers, body = self.route(request) if result is None else result
-            return httpx.Response(status, headers=headers, content=body)
+        # Without the lock: an interception may send requests of its own, from other threads.
+        result = None
+        if self.intercept is not None:
+            result = self.intercept(request, lambda: self.answer(request))
+        status, headers, body = self.answer(request) if result is None else result
+        return httpx.Response(status, headers=headers, content=body)
+
+    def answer(self, request: httpx.Request) -> Answer:
+        """Answer one request at a time: chunks come from several threads."""
+        with self.lock:
+            return self.route(request)
 
     def stream(self, request: httpx.Request) -> bytes:
         """All events after the last one seen; then the stream ends."""

@@ -185,9 +185,15 @@ def test_chunks_come_from_several_nodes_and_a_bad_one_costs_its_own(
     task_id = make_large_task(client)
     asked: dict[str, int] = {"good": 0, "liar": 0, "gone": 0, "behind": 0}
     told: list[tuple[str, type[Exception]]] = []
+    # However threads take turns, each node is asked before one of them has brought everything.
+    turn = threading.Condition()
 
     def count(request: httpx.Request, name: str) -> None:
-        asked[name] += "chunk" in request.url.params
+        if "chunk" in request.url.params:
+            with turn:
+                asked[name] += 1
+                turn.notify_all()
+                assert turn.wait_for(lambda: all(asked.values()), timeout=20)
 
     def good(request: httpx.Request) -> httpx.Response:
         count(request, "good")
