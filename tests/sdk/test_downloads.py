@@ -183,7 +183,7 @@ def test_chunks_come_from_several_nodes_and_a_bad_one_costs_its_own(
     client: Client, node: FakeNode, tmp_path: Path
 ) -> None:
     task_id = make_large_task(client)
-    asked: dict[str, int] = {"good": 0, "liar": 0, "gone": 0, "behind": 0}
+    asked: dict[str, int] = {"own": 0, "good": 0, "liar": 0, "gone": 0, "behind": 0}
     told: list[tuple[str, type[Exception]]] = []
     # However threads take turns, each node is asked before one of them has brought everything.
     turn = threading.Condition()
@@ -194,6 +194,10 @@ def test_chunks_come_from_several_nodes_and_a_bad_one_costs_its_own(
                 asked[name] += 1
                 turn.notify_all()
                 assert turn.wait_for(lambda: all(asked.values()), timeout=20)
+
+    def own(request: httpx.Request, _route: Route) -> None:
+        if request.url.host == "node":
+            count(request, "own")
 
     def good(request: httpx.Request) -> httpx.Response:
         count(request, "good")
@@ -211,6 +215,7 @@ def test_chunks_come_from_several_nodes_and_a_bad_one_costs_its_own(
         count(request, "behind")
         return httpx.Response(404, json={"code": "not_found", "detail": "Not yet."})
 
+    node.intercept = own
     with (
         other_client(good, "good") as a,
         other_client(liar, "liar") as b,
