@@ -18,7 +18,13 @@ from typing import Final, TypeVar
 
 from quorate.chain.errors import StorageError
 
-from node.config.sections import SECTIONS, Config, Section, find_contradiction
+from node.config.sections import (
+    SECTIONS,
+    Config,
+    Contradiction,
+    Section,
+    find_contradiction,
+)
 from node.errors import ConfigError
 from node.home import Home
 from store.disk import replace_file
@@ -106,10 +112,10 @@ def parse_config(text: str, source: str, environment: Mapping[str, str] | None =
             settings[key] = _read_section(SECTIONS[key], value, f"{source}: [{key}]")
         else:
             settings |= _read_setting(Config, key, value, f"{source}:")
-    config = _apply_environment(_build(Config, settings), environment or {})
+    config, set_by = _apply_environment(_build(Config, settings), environment or {})
     contradiction = find_contradiction(config)
     if contradiction is not None:
-        raise ConfigError(f"{source}: {contradiction}")
+        raise ConfigError(_describe_contradiction(contradiction, source, set_by))
     return config
 
 
@@ -191,8 +197,26 @@ def _describe_unknown(key: str, names: list[str]) -> str:
     return f"knows no {what} {key!r}: {hint}"
 
 
-def _apply_environment(config: Config, environment: Mapping[str, str]) -> Config:
+def _describe_contradiction(
+    contradiction: Contradiction, source: str, set_by: Mapping[tuple[str, str], str]
+) -> str:
+    """Blame the variables that set some of the settings, and the file unless they set all."""
+    variables = sorted(set_by[setting] for setting in contradiction.settings if setting in set_by)
+    if not variables:
+        return f"{source}: {contradiction.sentence}"
+    noun = "variables" if len(variables) > 1 else "variable"
+    place = f"The environment {noun} {' and '.join(variables)}"
+    if len(variables) < len(contradiction.settings):
+        place += f", over {source}"
+    return f"{place}: {contradiction.sentence}"
+
+
+def _apply_environment(
+    config: Config, environment: Mapping[str, str]
+) -> tuple[Config, dict[tuple[str, str], str]]:
+    """Return the settings with what the variables change, and the variable of each that they do."""
     top = _settings_of(Config)
+    set_by: dict[tuple[str, str], str] = {}
     for name in sorted(environment):
         if not name.startswith(ENVIRONMENT_PREFIX):
             continue
@@ -210,7 +234,8 @@ def _apply_environment(config: Config, environment: Mapping[str, str]) -> Config
             raise ConfigError(f"{place}: [{section}] {_describe_unknown(key, list(known))}")
         change = _read_variable(known[key], environment[name], place)
         config = _change(config, {section: _change(getattr(config, section), change)})
-    return config
+        set_by[section, key] = name
+    return config, set_by
 
 
 def _describe_unknown_section(name: str) -> str:

@@ -309,26 +309,63 @@ SECTIONS: Final[dict[str, type[Section]]] = {
 """The sections of the file, in its order."""
 
 
-def find_contradiction(config: Config) -> str | None:
-    """Return a sentence about two settings that cannot hold together, or None."""
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Settings that cannot hold together.
+
+    Attributes
+    ----------
+    settings : tuple of (str, str)
+        Section and key of each.
+    sentence : str
+        What must be, and the way out; it begins with the first one's section.
+    """
+
+    settings: tuple[tuple[str, str], ...]
+    sentence: str
+
+
+def find_contradiction(config: Config) -> Contradiction | None:
+    """Return settings that cannot hold together, or None."""
     p2p, mempool = config.p2p, config.mempool
     if p2p.peer_timeout_ms < 2 * p2p.heartbeat_ms:
-        return "[p2p] peer_timeout must be at least two times heartbeat: raise peer_timeout."
+        return _contradict(
+            "peer_timeout must be at least two times heartbeat: raise peer_timeout.",
+            ("p2p", "peer_timeout"),
+            ("p2p", "heartbeat"),
+        )
     for name in ("persistent_peers", "bootstrap_peers"):
         for address in getattr(p2p, name):
             peer_id, _ = parse_peer_address(address)
             if p2p.allowed_peers and peer_id not in p2p.allowed_peers:
-                return (
-                    f"[p2p] {name} lists {peer_id}, which allowed_peers does not admit: add it "
-                    "there or take it out here."
+                return _contradict(
+                    f"{name} lists {peer_id}, which allowed_peers does not admit: add it "
+                    "there or take it out here.",
+                    ("p2p", name),
+                    ("p2p", "allowed_peers"),
                 )
     if p2p.external_address and parse_address(p2p.external_address).port == 0:
-        return "[p2p] external_address must have a port other than 0: others dial it."
+        return _contradict(
+            "external_address must have a port other than 0: others dial it.",
+            ("p2p", "external_address"),
+        )
     if mempool.per_sender_max > mempool.transactions_max:
-        return "[mempool] per_sender_max must not exceed transactions_max: lower it."
+        return _contradict(
+            "per_sender_max must not exceed transactions_max: lower it.",
+            ("mempool", "per_sender_max"),
+            ("mempool", "transactions_max"),
+        )
     addresses = [config.rpc.address]
     if config.instrumentation.metrics:
         addresses.append(config.instrumentation.address)
     if len(set(addresses)) != len(addresses) and addresses[0][1] != 0:
-        return "[rpc] listen and [instrumentation] metrics_listen must differ: change a port."
+        return _contradict(
+            "listen and [instrumentation] metrics_listen must differ: change a port.",
+            ("rpc", "listen"),
+            ("instrumentation", "metrics_listen"),
+        )
     return None
+
+
+def _contradict(sentence: str, *settings: tuple[str, str]) -> Contradiction:
+    return Contradiction(settings, f"[{settings[0][0]}] {sentence}")

@@ -188,6 +188,62 @@ def test_mistakes_in_the_environment_name_the_variable(
     assert sentence in message
 
 
+@pytest.mark.parametrize(
+    ("text", "environment", "told"),
+    [
+        (
+            "",
+            {"QUORATE_P2P__HEARTBEAT": "9s"},
+            "The environment variable QUORATE_P2P__HEARTBEAT, over config.toml: [p2p] peer_timeout",
+        ),
+        (
+            "[p2p]\npeer_timeout = '5s'",
+            {"QUORATE_P2P__heartbeat": "4s", "QUORATE_MONIKER": "a"},
+            "The environment variable QUORATE_P2P__heartbeat, over config.toml: [p2p] peer_timeout",
+        ),
+        (
+            "",
+            {"QUORATE_P2P__HEARTBEAT": "9s", "QUORATE_P2P__PEER_TIMEOUT": "10s"},
+            "The environment variables QUORATE_P2P__HEARTBEAT and QUORATE_P2P__PEER_TIMEOUT: [p2p]",
+        ),
+        (
+            "[p2p]\nheartbeat = '3s'\npeer_timeout = '5s'",
+            {"QUORATE_MEMPOOL__PER_SENDER_MAX": "3"},
+            "config.toml: [p2p] peer_timeout",
+        ),
+        (
+            "",
+            {"QUORATE_P2P__ALLOWED_PEERS": OTHER, "QUORATE_P2P__BOOTSTRAP_PEERS": ADDRESS},
+            "The environment variables QUORATE_P2P__ALLOWED_PEERS and QUORATE_P2P__BOOTSTRAP_PEER",
+        ),
+        (
+            "",
+            {"QUORATE_P2P__EXTERNAL_ADDRESS": "/ip4/1.2.3.4/tcp/0"},
+            "The environment variable QUORATE_P2P__EXTERNAL_ADDRESS: [p2p] external_address",
+        ),
+        (
+            "",
+            {"QUORATE_MEMPOOL__TRANSACTIONS_MAX": "5"},
+            "The environment variable QUORATE_MEMPOOL__TRANSACTIONS_MAX, over config.toml: [",
+        ),
+        (
+            "",
+            {"QUORATE_RPC__LISTEN": "127.0.0.1:26660"},
+            "The environment variable QUORATE_RPC__LISTEN, over config.toml: [rpc] listen and",
+        ),
+        (
+            "",
+            {"QUORATE_INSTRUMENTATION__METRICS_LISTEN": "127.0.0.1:26657"},
+            "The environment variable QUORATE_INSTRUMENTATION__METRICS_LISTEN, over config.toml: ",
+        ),
+    ],
+)
+def test_settings_that_contradict_each_other_are_blamed_on_where_they_stand(
+    text: str, environment: dict[str, str], told: str
+) -> None:
+    assert complain(text, environment).startswith(told)
+
+
 def test_files_are_written_and_read(tmp_path: Path) -> None:
     home = Home(tmp_path / "home")
     home.create()
