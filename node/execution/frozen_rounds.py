@@ -105,16 +105,21 @@ class FrozenRounds:
         due = self._executor.finalizations_due
         if not due and not self._rounds:
             return
-        # Those that are frozen for longest come first.
         still_frozen = frozenset(due)
         for key in [known for known in self._rounds if known not in still_frozen]:
             del self._rounds[key]
-        for task_id, number in due:
-            if (task_id, number) not in self._rounds:
-                inputs = get_frozen_inputs(self._executor.state, task_id)
-                if inputs is not None:
-                    self._rounds[task_id, number] = _Round(inputs, self._clock())
+        # Those that are frozen for longest come first, also where several are found at once, after
+        # a restart or many blocks: all nodes ask in one order.
+        new = [key for key in due if key not in self._rounds]
+        for task_id, number in sorted(new, key=self._get_frozen_height):
+            inputs = get_frozen_inputs(self._executor.state, task_id)
+            if inputs is not None:
+                self._rounds[task_id, number] = _Round(inputs, self._clock())
         self._ask()
+
+    def _get_frozen_height(self, due: tuple[Hash, int]) -> int:
+        task = self._executor.state.get_task(due[0])
+        return 0 if task is None or task.frozen is None else task.frozen.height
 
     def _ask(self) -> None:
         """Ask for results, and hold those that have come."""

@@ -108,6 +108,24 @@ async def test_large_results_are_asked_for_one_after_another(
     assert set(aggregates.asked) == set(ids)
 
 
+async def test_a_node_that_was_away_asks_for_the_same_large_result_as_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else each had another one, and none of them what a block of the other carries."""
+    monkeypatch.setattr(frozen_rounds_module, "RESULT_BYTES_PER_BLOCK_MAX", 0)
+    world, aggregates, ids = await freeze_tasks(4)
+    assert ids != sorted(ids)
+    while ids:
+        # It finds all of them frozen at once, as after a restart.
+        rounds = follow_anew(world, aggregates)
+        aggregates.asked.clear()
+        rounds.follow()
+        assert set(aggregates.asked) == {ids.pop(0)}
+        aggregates.held.difference_update(aggregates.asked)
+        world.chain.commit(await world.proposer.make_block())
+        world.now_ms = world.chain.next_time_ms
+
+
 async def test_a_large_round_without_its_payloads_holds_up_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
