@@ -303,7 +303,7 @@ class Chain:
         fresh = State(self.reader, self.genesis)
         for name in ("root", "model_root", "height", "time_ms", "next_due_time_ms", "parameters"):
             assert getattr(fresh, name) == getattr(self.state, name), name
-        for name in ("_leaves", "_members", "_references", "open_update_count"):
+        for name in ("_leaves", "_created", "_members", "_references", "open_update_count"):
             assert getattr(fresh.indexes, name) == getattr(self.state.indexes, name), name
         assert fresh.indexes.get_frozen_rounds() == self.state.indexes.get_frozen_rounds()
         for time_ms in (self.state.time_ms, self.state.time_ms + 10**6):
