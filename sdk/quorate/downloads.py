@@ -6,6 +6,7 @@ before it is written, so it does not matter who sends it, nor in which order, no
 file before. Into a file, it never holds more in memory than the chunks that are on their way.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -202,12 +203,15 @@ class _Source:
     endpoint: Endpoint
     on_left_out: OnLeftOut = ignore_left_out
     failure: QuorateError | None = None
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def fail(self, reason: QuorateError) -> None:
-        """Take nothing from it any more; the first reason is told."""
-        if self.failure is None:
+        """Take nothing from it any more; the first reason is told. For any thread."""
+        with self._lock:
+            if self.failure is not None:
+                return
             self.failure = reason
-            self.on_left_out(self.endpoint.url, reason)
+        self.on_left_out(self.endpoint.url, reason)
 
 
 def _get_chunks(

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -19,8 +19,10 @@ from quorate import (
 )
 from quorate.chain.content import compute_chunk_hashes, compute_content_hash
 from quorate.downloads import CHUNKS_AT_ONCE_PER_NODE
+from quorate.downloads import _Source as Node
 from quorate.errors import ConnectionFailedError, VerificationStep
 from quorate.progress import ProgressBar, render_progress
+from quorate.script import Endpoint
 from quorate.submissions import UpdateDraft
 from quorate.weights_file import PartialFile
 
@@ -348,6 +350,32 @@ def test_when_all_nodes_fail_each_is_told_once(
             task_id, tmp_path / "w", others=[other], left_out=lambda url, _: told.append(url)
         )
     assert sorted(told) == ["http://node", "http://other"]
+
+
+def test_a_node_that_fails_two_threads_at_a_time_is_told_once() -> None:
+    together = threading.Barrier(2)
+    told: list[str] = []
+
+    class Watched(Node):
+        """Both threads look whether it has failed before one of them says so, if they can."""
+
+        def __getattribute__(self, name: str) -> object:
+            found = super().__getattribute__(name)
+            if name == "failure":
+                with suppress(threading.BrokenBarrierError):
+                    together.wait(0.3)
+            return found
+
+    source = Watched(Endpoint("http://node"), lambda url, _: told.append(url))
+    threads = [
+        threading.Thread(target=source.fail, args=(ConnectionFailedError("gone"),))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert told == ["http://node"]
 
 
 def test_weights_come_into_memory_several_chunks_at_a_time(client: Client, node: FakeNode) -> None:
