@@ -178,8 +178,9 @@ class MemoryPayloadStore:
         self._total -= len(data)
         return True
 
-    def free_deleted(self) -> None:
+    def free_deleted(self) -> bool:
         """Do nothing: memory is freed at once."""
+        return False
 
     def iterate_hashes(self) -> Iterator[bytes]:
         """Iterate over the hashes of all payloads, ascending, as they are at the call."""

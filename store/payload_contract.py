@@ -97,8 +97,8 @@ class Payloads(Protocol):
         """
         ...
 
-    def free_deleted(self) -> None:
-        """Free what was deleted lazily."""
+    def free_deleted(self) -> bool:
+        """Free one payload that was deleted lazily; return whether there was one."""
         ...
 
     def iterate_hashes(self) -> Iterator[bytes]:

@@ -187,16 +187,16 @@ class PayloadFiles:
             self._lists.delete(payload_hash)
         return size
 
-    def free_deleted(self) -> None:
-        """Free what was deleted lazily."""
-        while True:
-            with self._lock:
-                if not self._deleted:
-                    return
-                path = self._deleted.pop(0)
-            # Without the lock: others may store and delete meanwhile.
-            with translated_errors(path):
-                path.unlink(missing_ok=True)
+    def free_deleted(self) -> bool:
+        """Free one payload that was deleted lazily; return whether there was one."""
+        with self._lock:
+            if not self._deleted:
+                return False
+            path = self._deleted.pop(0)
+        # Without the lock: others may store and delete meanwhile.
+        with translated_errors(path):
+            path.unlink(missing_ok=True)
+        return True
 
     # Payloads that arrive chunk by chunk.
 

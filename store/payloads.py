@@ -331,14 +331,16 @@ class PayloadStore:
             self._total -= size
             return True
 
-    def free_deleted(self) -> None:
-        """Free what was deleted lazily; it may take long, so not on an event loop.
+    def free_deleted(self) -> bool:
+        """Free one payload that was deleted lazily; return whether there was one.
+
+        It may take long, so not on an event loop.
 
         Raises
         ------
         StorageInaccessible
         """
-        self._files.free_deleted()
+        return self._files.free_deleted()
 
     def iterate_hashes(self) -> Iterator[bytes]:
         """Iterate over the hashes of all payloads, ascending, as they are at the call.

@@ -181,10 +181,12 @@ async def test_what_was_dropped_is_freed_in_a_thread(tmp_path: Path) -> None:
     is_freed = trio.Event()
 
     class WatchedPayloads(PayloadStore):
-        def free_deleted(self) -> None:
-            super().free_deleted()
-            threads.append(get_ident())
-            trio.from_thread.run_sync(is_freed.set)
+        def free_deleted(self) -> bool:
+            is_more = super().free_deleted()
+            if not is_more:
+                threads.append(get_ident())
+                trio.from_thread.run_sync(is_freed.set)
+            return is_more
 
     payloads = WatchedPayloads(MemoryDatabase(), tmp_path, inline_bytes_max=1)
     world.payloads = payloads  # type: ignore[assignment]
@@ -204,6 +206,29 @@ async def test_what_was_dropped_is_freed_in_a_thread(tmp_path: Path) -> None:
         nursery.cancel_scope.cancel()
     assert len(threads) == 3
     assert get_ident() not in threads
+
+
+async def test_a_node_that_stops_waits_for_one_file_and_not_for_all(tmp_path: Path) -> None:
+    """The next start sweeps the rest; whoever stops a node gives it no minutes."""
+    world = World(0)
+    scope = trio.CancelScope()
+
+    class StoppedPayloads(PayloadStore):
+        def free_deleted(self) -> bool:
+            trio.from_thread.run_sync(scope.cancel)
+            return super().free_deleted()
+
+    payloads = StoppedPayloads(MemoryDatabase(), tmp_path, inline_bytes_max=1)
+    world.payloads = payloads  # type: ignore[assignment]
+    world.open()
+    world.retention.release([Hash(payloads.put(bytes([n, n]))) for n in range(3)], 1000)
+    assert world.retention.drop_due(1001) == 3
+    with scope, trio.fail_after(5):
+        await world.retention.run()
+    assert len(os.listdir(tmp_path)) == 2  # noqa: PTH208
+    assert payloads.bytes_total == 0
+    PayloadStore(MemoryDatabase(), tmp_path)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208
 
 
 def test_a_restart_keeps_the_queue() -> None:
