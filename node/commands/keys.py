@@ -11,7 +11,7 @@ import typer
 from quorate.chain.keys import PrivateKey
 from quorate.key_file import load_key, save_key
 
-from node.commands.keyring import Keyring
+from node.commands.keyring import Keyring, KeyringError
 from node.commands.printing import Value, confirm
 from node.commands.settings import (
     KEYRING_DEFAULT,
@@ -99,7 +99,13 @@ def import_key(
     output: OutputOption = None,
 ) -> None:
     """Copy a key from a file into the keyring."""
-    key, ring = load_key(file.expanduser()), Keyring(keyring)
+    ring, source = Keyring(keyring), file.expanduser()
+    if not source.exists():
+        raise KeyringError(
+            f"There is no file {source}: name one that `quorate keys export` wrote, or make a new "
+            f"key with `quorate keys add {name}`."
+        )
+    key = load_key(source)
     path = ring.save(name, key)
     get_printer(context, output).print_record({**_describe(name, key), "file": str(path)})
 

@@ -63,6 +63,18 @@ def test_export_and_import_keep_the_key(quorate: Console, ring: Path, tmp_path: 
     assert load_key(ring / "bea.key").seed == load_key(ring / "anna.key").seed
 
 
+def test_a_file_to_import_that_is_not_there_is_told_with_the_way_out(
+    quorate: Console, ring: Path, tmp_path: Path
+) -> None:
+    refused = quorate("keys", "import", "bea", tmp_path / "none.key", "--keyring", ring)
+    assert refused.code == 1
+    assert refused.sentence == (
+        f"There is no file {tmp_path}/none.key: name one that `quorate keys export` wrote, or make "
+        "a new key with `quorate keys add bea`."
+    )
+    assert not ring.exists()
+
+
 def test_export_without_an_answer_writes_nothing(
     quorate: Console, ring: Path, tmp_path: Path
 ) -> None:
