@@ -4,12 +4,15 @@ Owns the sections of the file, its template, the sentences about mistakes in it,
 a task before it is created. Never sends anything.
 """
 
+import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct, field
+from msgspec.inspect import EnumType, LiteralType, StructType, Type, VarTupleType, type_info
 from quorate.chain.round_policy import (
     EXTENSIONS_MAX,
     SILENT_ROUNDS_MAX,
@@ -43,6 +46,12 @@ from node.commands.task_file import InputFileError, read_bytes
 from node.config.quantities import parse_duration
 
 TASK_FILE_BYTES_MAX: Final = 1 << 20
+
+_UNKNOWN_WORD: Final = re.compile(
+    r"Invalid enum value (?P<word>.*) - at `\$\.(?P<place>[a-z_.]+)(\[(?P<index>\d+)\])?`",
+    re.DOTALL,
+)
+"""What msgspec says of a word that is none of a field's, and where it stands."""
 
 _Count = Annotated[int, Meta(ge=0)]
 _Updates = Annotated[int, Meta(ge=0, le=UPDATES_PER_ROUND_MAX)]
@@ -191,8 +200,8 @@ def read_task_file(path: Path) -> TaskFile:
     except (ValueError, RecursionError) as error:
         # msgspec's and tomllib's errors are ValueErrors.
         raise InputFileError(
-            f"{path} describes no task: {error}. `quorate task init` writes a description with "
-            "every choice in it."
+            f"{path} describes no task: {_describe_mistake(error)}. `quorate task init` writes "
+            "a description with every choice in it."
         ) from error
 
 
@@ -236,6 +245,35 @@ def draft_from_file(described: TaskFile, arrays: dict[str, Array]) -> TaskDraft:
         codec=UpdateCodec[described.codec.upper()],
         density=described.density,
     )
+
+
+def _describe_mistake(error: Exception) -> str:
+    """Return what is wrong and where; of a word that is none of a field's, those that are, too."""
+    unknown = _UNKNOWN_WORD.fullmatch(str(error))
+    if unknown is None:
+        return str(error)
+    names = unknown["place"].split(".")
+    section = f"[{'.'.join(names[:-1])}] " if len(names) > 1 else ""
+    item = "" if unknown["index"] is None else f", item {int(unknown['index']) + 1},"
+    words = ", ".join(map(repr, _get_words(names)))
+    return f"{section}{names[-1]}{item} must be one of {words}, not {unknown['word']}"
+
+
+def _get_words(names: Sequence[str]) -> list[str]:
+    """Return the words that a field of a description may hold; `names` leads to it."""
+    found: Type = type_info(TaskFile)
+    for name in names:
+        if isinstance(found, StructType):
+            found = next(each.type for each in found.fields if each.encode_name == name)
+    if isinstance(found, VarTupleType):
+        found = found.item_type
+    match found:
+        case EnumType(cls):
+            return [str(each.value) for each in cls]
+        case LiteralType(values):
+            return list(map(str, values))
+        case _:
+            return []
 
 
 def _make_policy(policy: PolicySection) -> RoundPolicy:

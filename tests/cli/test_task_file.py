@@ -70,6 +70,7 @@ weight_fraction_bits = 20
 update_fraction_bits = 12
 """
 ARRAYS = {"kernel": np.arange(6.0).reshape(2, 3) / 8, "bias": np.zeros(3)}
+STAGES = ", ".join(repr(str(stage)) for stage in Stage)
 SCHEMA = ModelSchema.from_arrays(ARRAYS)
 SPEC = draft_task("digits", ARRAYS, RoundPolicy(1, 1, 1)).spec
 
@@ -155,15 +156,11 @@ def test_json_with_defaults(tmp_path: Path) -> None:
         ("extensions_max = 11", "extensions_max = 0", ">= 1 - at `$.policy.extensions_max`"),
         ("staleness_max = 1", "staleness_max = 1025", "<= 1024 - at `$.policy.staleness_max`"),
         ("silent_rounds_max = 9", "silent_rounds_max = 65", "<= 64 - at `$.policy.silent"),
-        ('"asynchronous"', '"sometimes"', "$.policy.mode"),
-        ('"constant"', '"linear"', "$.policy.staleness_weighting"),
         ("iterations = 2", "iterations = 17", "<= 16 - at `$.rule.iterations`"),
         ("radius = 77", "radius = -1", ">= 0 - at `$.rule.radius`"),
         ("adaptivity = 0.125", "adaptivity = -1.0", ">= 0.0 - at `$.optimizer.adaptivity`"),
         ("momentum = 0.25", "momentum = 1.0", "< 1.0 - at `$.optimizer.momentum`"),
         ("density = 0.3", "density = 1.5", "<= 1.0 - at `$.density`"),
-        ('"clip"', '"clap"', "$.rule.stages"),
-        ("top_k_int16", "top_k", "$.codec"),
         ("[rule]", "[rule", "describes no task"),
     ],
 )
@@ -175,6 +172,55 @@ def test_mistakes_are_told_with_their_field(tmp_path: Path, old: str, new: str, 
     assert str(caught.value).endswith(
         "`quorate task init` writes a description with every choice in it."
     )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            '"asynchronous"',
+            '"some`times"',
+            "[policy] mode must be one of 'asynchronous', 'synchronous', not 'some`times'.",
+        ),
+        (
+            '"constant"',
+            '"linear"',
+            "[policy] staleness_weighting must be one of 'constant', 'inverse_sqrt', not 'linear'.",
+        ),
+        (
+            '"bucketing"',
+            '"bucket"',
+            f"[rule] stages, item 2, must be one of {STAGES}, not 'bucket'.",
+        ),
+        (
+            '"adam"',
+            '""',
+            "[optimizer] name must be one of 'sgd', 'momentum', 'adagrad', 'adam', 'yogi', not ''.",
+        ),
+        (
+            "top_k_int16",
+            "top_k",
+            "codec must be one of 'dense_int16', 'dense_int8', 'top_k_int16', not 'top_k'.",
+        ),
+    ],
+)
+def test_an_unknown_word_is_told_with_those_that_there_are(
+    tmp_path: Path, old: str, new: str, told: str
+) -> None:
+    path = write(tmp_path / "task.toml", WHOLE.replace(old, new, 1))
+    with pytest.raises(InputFileError) as caught:
+        read_task_file(path)
+    assert str(caught.value) == (
+        f"{path} describes no task: {told} `quorate task init` writes a description with every "
+        "choice in it."
+    )
+
+
+def test_an_unknown_word_in_json_is_told_like_one_in_toml(tmp_path: Path) -> None:
+    document = {"name": "d", "policy": {"updates_min": 1, "updates_max": 2, "mode": "both"}}
+    path = write(tmp_path / "task.json", json.dumps(document))
+    with pytest.raises(InputFileError, match=r"\[policy\] mode must be one of 'async"):
+        read_task_file(path)
 
 
 def test_deadline_without_a_unit_is_refused(tmp_path: Path) -> None:
