@@ -14,7 +14,13 @@ from quorate.chain.round_policy import (
 from quorate.chain.task import FIXED_POINT_ONE, AggregationRule, RoundPolicy, Stage, TaskSpec
 from quorate.chain.weights import WEIGHT_BYTES
 
-from aggregation import RuleError, compute_cost, compute_updates_min, validate_rule
+from aggregation import (
+    RuleError,
+    compute_cost,
+    compute_rule_weight,
+    compute_updates_min,
+    validate_rule,
+)
 from aggregation.registry import FINAL_STAGES, PRE_AGGREGATIONS, StageEntry
 from ledger.tasks import find_fault
 from node.config.quantities import render_duration
@@ -134,8 +140,10 @@ def _explain_sizes(spec: TaskSpec) -> list[str]:
         f" weights, {spec.update_layout.size} bytes an update in {spec.codec.name.lower()}."
     )
     aggregation = (
-        f"A full round costs {cost} to aggregate, a block may spend {cost_max} unless the chain"
-        f" says otherwise: {where}."
+        f"A full round costs {policy.updates_max} updates x {spec.dimension} parameters x"
+        f" {compute_rule_weight(spec.rule)}, the weight of the rule, = {cost} units to aggregate; a"
+        f" block may spend {cost_max} units, unless the chain's aggregation_cost_block_max says"
+        f" otherwise: {where}."
     )
     step = (
         f"The server optimizer is {optimizer.name} with a learning rate of"

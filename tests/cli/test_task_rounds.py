@@ -31,7 +31,9 @@ def test_a_new_description_is_one_that_checks(quorate: Console, tmp_path: Path) 
         "extended by 1m, 16 times at most, and then void",
         "nothing in 3 rounds in a row is not awaited",
         "The model has 12 parameters: 48 bytes of weights, 24 bytes an update in dense_int16.",
-        "the block that seals a round has its result",
+        "A full round costs 8 updates x 12 parameters x 7, the weight of the rule, = 672 units",
+        " to aggregate; a block may spend 200000000 units, unless the chain's",
+        " aggregation_cost_block_max says otherwise: the block that seals a round has its result.",
     ):
         assert told in text.out, told
     shown = quorate("task", "check", path, "--output", "json").data
