@@ -116,7 +116,9 @@ def get(
     if is_archive:
         _write_archive(file, stored)
         raw.unlink()
-    record = {**_describe(stored, trusted, file), "bytes_kept": stored.bytes_kept}
+    record = _describe(stored, trusted, file)
+    if stored.bytes_kept or printer.is_json:  # Programs find the same keys each time.
+        record["bytes_kept"] = stored.bytes_kept
     printer.print_record(record)
 
 

@@ -109,14 +109,19 @@ class PartialFile:
         self._descriptor = os.open(self._partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             with file_named(self._partial):
-                if os.fstat(self._descriptor).st_size != size:
+                size_found = os.fstat(self._descriptor).st_size
+                if size_found != size:
                     os.ftruncate(self._descriptor, size)
         except OSError:
             os.close(self._descriptor)
             raise
+        # Nothing but a hole, which reads like chunks of zeros that somebody has downloaded.
+        self._is_empty = size_found == 0
 
     def find_missing(self) -> list[int]:
         """Return the chunks that are not sound, in their order; reads the whole file."""
+        if self._is_empty:
+            return list(range(len(self._chunk_hashes)))
         return [
             index
             for index, expected in enumerate(self._chunk_hashes)
@@ -127,6 +132,7 @@ class PartialFile:
         """Write a chunk if it is what its hash says; tell whether it was. For any thread."""
         if compute_chunk_hash(chunk) != self._chunk_hashes[index]:
             return False
+        self._is_empty = False
         view, start = memoryview(chunk), index * CHUNK_BYTES
         with file_named(self._partial):
             while view:

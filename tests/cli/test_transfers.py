@@ -102,6 +102,13 @@ async def test_a_download_goes_on_where_it_ended(quorate: Console, tmp_path: Pat
         assert got.data["bytes_kept"] == 1 << 20
         assert (tmp_path / "w").read_bytes() == WEIGHTS
         assert not partial_file.exists()
+        # For people the line is there only if there is something to tell; programs count on it.
+        again = await run("weights", "get", "large", tmp_path / "w", "--output", "text")
+        assert f"\nbytes kept    {len(WEIGHTS)}\n" in again.out
+        fresh = ("weights", "get", "large", tmp_path / "fresh")
+        assert (await run(*fresh)).data["bytes_kept"] == 0
+        (tmp_path / "fresh").unlink()
+        assert "bytes kept" not in (await run(*fresh, "--output", "text")).out
 
 
 async def test_nodes_that_chunks_cannot_come_from_are_told(
