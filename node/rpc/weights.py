@@ -132,33 +132,25 @@ def _find(node: RpcContext, task: str, height: int | None) -> _Found:
         If there is no such task, or the height is not known here.
     """
     view = find_task(node, task)
-    record, size = view.record, WEIGHT_BYTES * view.record.dimension
-    if height is None or height >= record.opened_height:
-        if height is not None and height > node.services.storage.chain.height:
-            raise make_missing(node, height)
-        return _Found(
-            view.task_id,
-            record.opened_height,
-            record.training_round,
-            record.weights_root,
-            size,
-            is_latest=True,
-        )
-    place = node.models.get_place(height, view.task_id)
+    record = view.record
+    at = node.services.storage.chain.height if height is None else height
+    # Not the record's own height: a frozen buffer changes the weights of a task whose next
+    # training round has been open for some blocks.
+    place = node.models.get_place(at, view.task_id)
     if place is None:
-        if height < record.created_height:
+        if at < record.created_height:
             raise Refusal(
                 ErrorCode.NOT_FOUND,
-                f"The task has no weights at height {height}: it was created at "
+                f"The task has no weights at height {at}: it was created at "
                 f"{record.created_height}.",
             )
-        raise make_missing(node, height)
+        raise make_missing(node, at)
     return _Found(
         view.task_id,
         place.height,
         place.training_round,
         place.weights_root,
-        size,
+        WEIGHT_BYTES * record.dimension,
         is_latest=place.weights_root == record.weights_root,
     )
 

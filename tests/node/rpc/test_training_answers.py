@@ -11,12 +11,14 @@ from quorate.chain.codec import encode
 from quorate.chain.content import compute_chunk_hashes, compute_content_hash
 from quorate.chain.ids import Hash
 from quorate.chain.merkle import MerkleProof, compute_root_of_hashes, is_proof_valid
+from quorate.chain.parameters import ConsensusParameters
+from quorate.chain.round_policy import RoundMode
 from quorate.chain.task import BelowMinimum, TensorSpec
 from quorate.chain.weights import ModelLeaf
 from quorate.rpc_reading import read_round_receipt
 
 from node.rpc.round_index import RoundIndex
-from tests.node.cluster import USERS
+from tests.node.cluster import USERS, make_genesis
 from tests.node.rpc.serving import (
     INITIAL,
     Served,
@@ -278,6 +280,39 @@ async def test_weights_and_proofs_of_every_kept_height(served: Served) -> None:
     for wrong in (0, 1, 10**9):
         response = await served.client.get(f"{path}/weights", params={"height": wrong})
         assert_problem(response, 404, "not_found")
+
+
+async def test_a_buffer_that_was_frozen_changes_the_weights_later_than_the_training_round(
+    tmp_path: Path,
+) -> None:
+    """What is said to be the weights of a height stays so when the task goes on."""
+    genesis = make_genesis(1, parameters=ConsensusParameters(aggregation_cost_block_max=0))
+    async with open_rpc(tmp_path, genesis=genesis) as served:
+        spec = make_spec(mode=RoundMode.ASYNCHRONOUS, staleness_max=4)
+        task_id = await open_task(served, ALICE, BOB, spec=spec)
+        created = served.services.executor.position.height
+        path = f"/v1/tasks/{task_id.hex()}/weights"
+        said: dict[str, str] = {}
+        for value in (5, 7, 9):
+            before = get_weights(served, task_id)
+            await train(served, task_id, value)
+            await poll(lambda before=before: get_weights(served, task_id) != before)
+            await served.wait_for_height(served.services.executor.position.height + 1)
+            for query in ({}, {"height": served.services.executor.position.height}):
+                headers = (await served.client.get(path, params=query)).headers
+                root = said.setdefault(headers["quorate-height"], headers["quorate-weights-root"])
+                assert root == headers["quorate-weights-root"]
+        last = served.services.executor.position.height
+        assert len(said) == 3
+        for height in range(created, last + 1):
+            leaf = await verify_proof(served, task_id, height)
+            response = await served.client.get(path, params={"height": height})
+            assert compute_content_hash(response.content) == leaf.weights_root
+            listed = await served.get(f"{path}/chunks", height=height)
+            assert listed["weights_root"] == leaf.weights_root.hex()
+        for since, root in said.items():
+            leaf = await verify_proof(served, task_id, int(since))
+            assert leaf.weights_root.hex() == root
 
 
 async def test_weights_that_are_not_kept_name_the_lowest_height_that_is(served: Served) -> None:
