@@ -1,14 +1,16 @@
 """Blocking connections to nodes: scripts performed one operation after the other.
 
 Owns the HTTP connections of the synchronous client, and the threads of scripts that are performed
-side by side, which end with the call. Never knows what a request is about.
+side by side, which end with the call; an interruption leaves those behind that wait for a node,
+and they do nothing more. Never knows what a request is about.
 """
 
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from functools import partial
 from typing import TypeVar, assert_never
 
 import httpx
@@ -173,32 +175,17 @@ class Connection:
             stream.response.close()
 
 
-def run_script(
-    script: Script[T],
-    connections: Mapping[Endpoint, Connection],
-    stopped: threading.Event | None = None,
-) -> T:
-    """Perform a script's operations until it returns.
+def run_script(script: Script[T], connections: Mapping[Endpoint, Connection]) -> T:
+    """Perform a script's operations until it returns."""
+    return _run(script, partial(_perform, connections=connections))
 
-    Parameters
-    ----------
-    script : Script
-    connections : mapping of Endpoint to Connection
-    stopped : threading.Event, optional
-        Once it is set, no further operation is performed.
 
-    Raises
-    ------
-    CancelledError
-        If it was stopped.
-    """
+def _run(script: Script[T], perform: Callable[[Operation], object]) -> T:
     try:
         operation = next(script)
         while True:
-            if stopped is not None and stopped.is_set():
-                raise CancelledError
             try:
-                outcome = _perform(operation, connections)
+                outcome = perform(operation)
             except QuorateError as error:
                 operation = script.throw(error)
             else:
@@ -210,21 +197,81 @@ def run_script(
         script.close()
 
 
-def _run_together(operation: RunTogether, connections: Mapping[Endpoint, Connection]) -> None:
-    """Perform scripts in a thread each, and raise the first error of one."""
-    stopped = threading.Event()
-    with ThreadPoolExecutor(len(operation.scripts), "quorate") as pool:
-        futures = [
-            pool.submit(run_script, script, connections, stopped) for script in operation.scripts
+class _Together:
+    """Scripts that are performed side by side, each by a thread.
+
+    A thread waits, for a node or for time to pass, or else it is busy: with a function, or with the
+    script itself. After the first error of one the others end at their next operation. After an
+    interruption no thread gets busy again: once those that are have ended, whatever the scripts
+    work on may be closed, and those that wait are left behind. They are daemons, which a process
+    that ends does not wait for either.
+    """
+
+    def __init__(self, connections: Mapping[Endpoint, Connection]) -> None:
+        self._connections = connections
+        self._changed = threading.Condition()
+        self._busy: set[int] = set()
+        self._is_stopped = False
+        self._is_interrupted = False
+        self._error: BaseException | None = None
+
+    def run(self, operation: RunTogether) -> None:
+        """Perform the scripts, and raise the first error of one."""
+        threads = [
+            threading.Thread(target=self._run_one, args=(script,), name="quorate", daemon=True)
+            for script in operation.scripts
         ]
         try:
-            done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        # An interruption above all, which has nothing to do with what the threads are at.
+        except BaseException:
+            self._interrupt()
+            raise
+        if self._error is not None:
+            raise self._error
+
+    def _interrupt(self) -> None:
+        with self._changed:
+            self._is_stopped = self._is_interrupted = True
+            self._changed.wait_for(lambda: not self._busy)
+
+    def _run_one(self, script: Script[None]) -> None:
+        try:
+            self._begin_work()
+            _run(script, self._perform)
+        # Whatever ends a thread is raised where the scripts were handed over.
+        except BaseException as error:  # noqa: BLE001
+            with self._changed:
+                if not self._is_stopped:
+                    self._error = error
+                self._is_stopped = True
         finally:
-            # However this ends, by an interruption too, no thread goes on for long.
-            stopped.set()
-    for future in futures:
-        if future in done:
-            future.result()
+            self._end_work()
+
+    def _perform(self, operation: Operation) -> object:
+        if self._is_stopped:
+            raise CancelledError
+        if not isinstance(operation, (Send, Sleep, OpenFeed, ReadFeed)):
+            return _perform(operation, self._connections)
+        self._end_work()
+        try:
+            return _perform(operation, self._connections)
+        finally:
+            self._begin_work()
+
+    def _begin_work(self) -> None:
+        with self._changed:
+            if self._is_interrupted:
+                raise CancelledError
+            self._busy.add(threading.get_ident())
+
+    def _end_work(self) -> None:
+        with self._changed:
+            self._busy.discard(threading.get_ident())
+            self._changed.notify_all()
 
 
 def _perform(operation: Operation, connections: Mapping[Endpoint, Connection]) -> object:
@@ -244,7 +291,7 @@ def _perform(operation: Operation, connections: Mapping[Endpoint, Connection]) -
         case CloseFeed(feed):
             connections[feed.endpoint].close_feed(feed)
         case RunTogether():
-            _run_together(operation, connections)
+            _Together(connections).run(operation)
         case _:
             assert_never(operation)
     return None
