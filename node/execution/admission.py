@@ -6,41 +6,18 @@ Owns the context of that question. Never keeps a transaction.
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.ids import Address, Hash
 from quorate.chain.transaction import CreateTask, SignedTransaction, SubmitUpdate
 
+from aggregation import PayloadBytes
 from ledger.context import BlockContext
 from ledger.execution import validate_transaction
 from node.execution.executor import Executor
+from node.execution.sliced_payloads import SlicedPayloads
 from store.chain_store import ChainStore
 from store.errors import PayloadRefused
 from store.payload_contract import Payloads
-
-
-class StoredPayloads:
-    """The stored payloads, as they were when they were stored.
-
-    Whoever aggregates from a payload verifies it, and so does whoever sends it to others; here it
-    is only looked at, in the middle of everything else, and hashing a large one takes long.
-
-    Parameters
-    ----------
-    payloads : Payloads
-        Where they are.
-    """
-
-    def __init__(self, payloads: Payloads) -> None:
-        self._payloads = payloads
-
-    def size(self, payload_hash: Hash, /) -> int | None:
-        """Return how many bytes a payload has, or None."""
-        return self._payloads.size(payload_hash)
-
-    def open_memmap(self, payload_hash: Hash, /) -> NDArray[np.uint8] | None:
-        """Return a payload by slices, or None."""
-        return self._payloads.open_memmap(payload_hash, verify=False)
 
 
 class OfferedPayload:
@@ -48,7 +25,7 @@ class OfferedPayload:
 
     Parameters
     ----------
-    payloads : Payloads
+    payloads : SlicedPayloads
         The stored ones.
     payload_hash : bytes, 32
         The hash of the offered one, which has been verified.
@@ -56,7 +33,7 @@ class OfferedPayload:
         The offered one.
     """
 
-    def __init__(self, payloads: Payloads, payload_hash: Hash, data: bytes) -> None:
+    def __init__(self, payloads: SlicedPayloads, payload_hash: Hash, data: bytes) -> None:
         self._payloads = payloads
         self._hash = payload_hash
         self._data = data
@@ -65,7 +42,7 @@ class OfferedPayload:
         """Return how many bytes a payload has, or None."""
         return len(self._data) if payload_hash == self._hash else self._payloads.size(payload_hash)
 
-    def open_memmap(self, payload_hash: Hash, /) -> NDArray[np.uint8] | None:
+    def open_memmap(self, payload_hash: Hash, /) -> PayloadBytes | None:
         """Return a payload by slices, or None."""
         if payload_hash == self._hash:
             return np.frombuffer(self._data, np.uint8)
@@ -97,6 +74,9 @@ class LedgerDoor:
         self._executor = executor
         self._store = store
         self._payloads = payloads
+        # Whoever aggregates from a payload verifies it, and so does whoever sends it to others. Here
+        # it is only looked at, in the middle of everything else, and hashing takes long.
+        self._stored = SlicedPayloads(payloads, verify=False)
         self._now_ms = now_ms
 
     @property
@@ -119,9 +99,9 @@ class LedgerDoor:
             evidence=(),
         )
         body = signed.transaction.body
-        source: StoredPayloads | OfferedPayload = StoredPayloads(self._payloads)
+        source: SlicedPayloads | OfferedPayload = self._stored
         if payload is not None and isinstance(body, SubmitUpdate | CreateTask):
-            source = OfferedPayload(self._payloads, body.payload_hash, payload)
+            source = OfferedPayload(self._stored, body.payload_hash, payload)
         validate_transaction(
             self._executor.state,
             context,

@@ -36,10 +36,15 @@ class SlicedPayloads:
         What it reads from.
     files_max : int
         Files that stay open.
+    verify : bool
+        Whether to compare what is opened with its hash, which reads all of it.
     """
 
-    def __init__(self, payloads: Payloads, *, files_max: int = FILES_MAX) -> None:
+    def __init__(
+        self, payloads: Payloads, *, files_max: int = FILES_MAX, verify: bool = True
+    ) -> None:
         self._payloads = payloads
+        self._verify = verify
         self._files_max = files_max
         self._open: weakref.WeakSet[_OpenFile] = weakref.WeakSet()
 
@@ -48,14 +53,14 @@ class SlicedPayloads:
         return self._payloads.size(payload_hash)
 
     def open_memmap(self, payload_hash: Hash, /) -> PayloadBytes | None:
-        """Return a payload by slices, or None; verified now, and not when slices are read.
+        """Return a payload by slices, or None; verified now if at all, not when slices are read.
 
         Raises
         ------
         StorageError
             If it is damaged, or cannot be read.
         """
-        array = self._payloads.open_memmap(payload_hash)
+        array = self._payloads.open_memmap(payload_hash, verify=self._verify)
         if not isinstance(array, np.memmap) or array.filename is None:
             return array
         file = _File(payload_hash, Path(array.filename), array.size)
