@@ -74,8 +74,8 @@ class LedgerDoor:
         self._executor = executor
         self._store = store
         self._payloads = payloads
-        # Whoever aggregates from a payload verifies it, and so does whoever sends it to others. Here
-        # it is only looked at, in the middle of everything else, and hashing takes long.
+        # Whoever aggregates from a payload verifies it, as does whoever sends it to others. Here it
+        # is only looked at, in the middle of everything else, and hashing takes long.
         self._stored = SlicedPayloads(payloads, verify=False)
         self._now_ms = now_ms
 
