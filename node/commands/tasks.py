@@ -15,7 +15,7 @@ from quorate.chain.task import FIXED_POINT_ONE
 from quorate.chain.transaction import TaskStatus
 from quorate.client import Client
 from quorate.fixed_point import Array
-from quorate.progress import ProgressBar
+from quorate.progress import ProgressBar, WaitingLine
 from quorate.rpc_types import Submitted, Task
 from quorate.submissions import UpdateDraft
 
@@ -345,7 +345,9 @@ def _await_decision(
         return {"transaction": submitted.hash, "status": submitted.status}
     # Validators have to pull a payload first.
     patience_s = DECISION_S + payload_bytes / PAYLOAD_BYTES_PER_S
-    info = client.wait_for_transaction(submitted.hash, patience_s)
+    with WaitingLine("a block") as line:
+        line.show(0)
+        info = client.wait_for_transaction(submitted.hash, patience_s, waiting=line.show)
     return {"transaction": submitted.hash, "status": info.status, "height": info.height}
 
 

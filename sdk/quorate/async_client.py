@@ -26,7 +26,7 @@ from quorate.chain.weights import ModelLeaf
 from quorate.downloads import DownloadOptions, OnLeftOut, ignore_left_out
 from quorate.http_exchange import ConnectionOptions
 from quorate.payload_source import PayloadData, PayloadSource
-from quorate.progress import OnProgress, ignore_progress
+from quorate.progress import OnProgress, OnWait, ignore_progress, ignore_wait
 from quorate.rpc_protocol import TaskKey
 from quorate.rpc_types import (
     Account,
@@ -236,11 +236,14 @@ class AsyncClient:
         return await self.run(procedures.send_body(self.endpoint, key, body, payload, fee))
 
     async def wait_for_transaction(
-        self, transaction_hash: bytes, timeout_s: float = 30.0
+        self, transaction_hash: bytes, timeout_s: float = 30.0, waiting: OnWait = ignore_wait
     ) -> TransactionInfo:
-        """Wait until a transaction is decided; `WaitTimeoutError` if it is not in time."""
+        """Wait until a transaction is decided; `WaitTimeoutError` if it is not in time.
+
+        `waiting` is told now and then for how many seconds that has been.
+        """
         return await self.run(
-            procedures.wait_for_transaction(self.endpoint, transaction_hash, timeout_s)
+            procedures.wait_for_transaction(self.endpoint, transaction_hash, timeout_s, waiting)
         )
 
     async def transfer(self, key: PrivateKey, to: bytes, amount: int) -> Submitted:

@@ -26,7 +26,7 @@ from quorate.connection import Connection, run_script
 from quorate.downloads import DownloadOptions, OnLeftOut, ignore_left_out
 from quorate.http_exchange import ConnectionOptions
 from quorate.payload_source import PayloadData, PayloadSource
-from quorate.progress import OnProgress, ignore_progress
+from quorate.progress import OnProgress, OnWait, ignore_progress, ignore_wait
 from quorate.rpc_protocol import TaskKey
 from quorate.rpc_types import (
     Account,
@@ -352,10 +352,15 @@ class Client:
         return self.run(procedures.send_body(self.endpoint, key, body, payload, fee))
 
     def wait_for_transaction(
-        self, transaction_hash: bytes, timeout_s: float = 30.0
+        self, transaction_hash: bytes, timeout_s: float = 30.0, waiting: OnWait = ignore_wait
     ) -> TransactionInfo:
-        """Wait until a transaction is decided; `WaitTimeoutError` if it is not in time."""
-        return self.run(procedures.wait_for_transaction(self.endpoint, transaction_hash, timeout_s))
+        """Wait until a transaction is decided; `WaitTimeoutError` if it is not in time.
+
+        `waiting` is told now and then for how many seconds that has been.
+        """
+        return self.run(
+            procedures.wait_for_transaction(self.endpoint, transaction_hash, timeout_s, waiting)
+        )
 
     def transfer(self, key: PrivateKey, to: bytes, amount: int) -> Submitted:
         """Move coins to another account."""

@@ -31,6 +31,7 @@ from quorate.errors import (
     VerificationStep,
     WaitTimeoutError,
 )
+from quorate.progress import OnWait, ignore_wait
 from quorate.rpc_protocol import BATCH_MAX, Call, TaskKey
 from quorate.rpc_types import (
     Page,
@@ -174,16 +175,19 @@ def send_body(
 
 
 def wait_for_transaction(
-    endpoint: Endpoint, transaction_hash: bytes, timeout_s: float
+    endpoint: Endpoint,
+    transaction_hash: bytes,
+    timeout_s: float,
+    on_wait: OnWait = ignore_wait,
 ) -> Script[TransactionInfo]:
-    """Return where a transaction was decided.
+    """Return where a transaction was decided; tell `on_wait` each time that it is not yet.
 
     Raises
     ------
     WaitTimeoutError
         If it is not, in the time given.
     """
-    deadline = (yield from read_clock()) + timeout_s
+    started = yield from read_clock()
     delay_s = POLL_FIRST_S
     while True:
         seen = "the node does not know it"
@@ -196,7 +200,9 @@ def wait_for_transaction(
             if info.is_decided:
                 return info
             seen = _describe_waiting(info)
-        if (yield from read_clock()) + delay_s > deadline:
+        waited_s = (yield from read_clock()) - started
+        on_wait(waited_s)
+        if waited_s + delay_s > timeout_s:
             raise WaitTimeoutError(
                 f"Transaction {transaction_hash.hex()} was not decided within {timeout_s:g} s: "
                 f"{seen}. Submitting the same bytes again is harmless."

@@ -1,6 +1,6 @@
-"""How far an upload or a download is, told while it goes on.
+"""How far an upload or a download is, and how long somebody has waited, told while it goes on.
 
-Owns the type of the callback, the count that several requests at a time add to, and a bar for
+Owns the types of the callbacks, the count that several requests at a time add to, and lines for
 terminals. Never moves a byte of the transfer itself.
 """
 
@@ -39,6 +39,14 @@ class Progress:
 
 OnProgress: TypeAlias = Callable[[Progress], None]
 """Called after each chunk, one call at a time, perhaps in another thread than the caller's."""
+
+
+OnWait: TypeAlias = Callable[[float], object]
+"""Called now and then while something is waited for, with the seconds that it has taken."""
+
+
+def ignore_wait(_waited_s: float) -> None:
+    """Show nothing."""
 
 
 def ignore_progress(_progress: Progress) -> None:
@@ -87,23 +95,8 @@ class TransferCount:
             return not is_changed
 
 
-class ProgressBar:
-    """Shows a transfer on one line of a terminal; where there is no terminal, nothing.
-
-    Parameters
-    ----------
-    stream : text file, optional
-        Standard error by default.
-
-    As a context manager it ends its line when the block ends, so that what is printed after a
-    transfer that failed stands on a line of its own.
-
-    Examples
-    --------
-    >>> from quorate.progress import Progress, ProgressBar
-    >>> with ProgressBar() as bar:
-    ...     bar.show(Progress("upload", 5_000_000, 20_000_000))
-    """
+class _TerminalLine:
+    """One line of a terminal, drawn anew; where there is no terminal, nothing."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream
@@ -121,21 +114,70 @@ class ProgressBar:
             stream.write("\n")
             stream.flush()
 
-    def show(self, progress: Progress) -> None:
-        """Draw the line anew; at the end of the transfer, go to the next one."""
+    def _draw(self, text: str, *, is_last: bool = False) -> None:
         stream = self._get_stream()
-        if not stream.isatty():
-            return
-        text = render_progress(progress)
-        if text != self._shown:
+        if text != self._shown and stream.isatty():
             self._shown = text
-            self._is_open = progress.bytes_done < progress.bytes_total
-            end = "" if self._is_open else "\n"
+            self._is_open = not is_last
+            end = "\n" if is_last else ""
             stream.write(f"\r{text}{end}")
             stream.flush()
 
     def _get_stream(self) -> TextIO:
         return sys.stderr if self._stream is None else self._stream
+
+
+class ProgressBar(_TerminalLine):
+    """Shows a transfer on one line of a terminal; where there is no terminal, nothing.
+
+    Parameters
+    ----------
+    stream : text file, optional
+        Standard error by default.
+
+    As a context manager it ends its line when the block ends, so that what is printed after a
+    transfer that failed stands on a line of its own.
+
+    Examples
+    --------
+    >>> from quorate.progress import Progress, ProgressBar
+    >>> with ProgressBar() as bar:
+    ...     bar.show(Progress("upload", 5_000_000, 20_000_000))
+    """
+
+    def show(self, progress: Progress) -> None:
+        """Draw the line anew; at the end of the transfer, go to the next one."""
+        is_last = progress.bytes_done >= progress.bytes_total
+        self._draw(render_progress(progress), is_last=is_last)
+
+
+class WaitingLine(_TerminalLine):
+    """Shows on one line of a terminal how long something has been waited for.
+
+    Parameters
+    ----------
+    what : str
+        What is waited for.
+    stream : text file, optional
+        Standard error by default.
+
+    As a context manager it ends its line when the block ends. Where there is no terminal, it shows
+    nothing.
+
+    Examples
+    --------
+    >>> from quorate.progress import WaitingLine
+    >>> with WaitingLine("a block") as line:
+    ...     line.show(2.5)
+    """
+
+    def __init__(self, what: str, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self._what = what
+
+    def show(self, waited_s: float) -> None:
+        """Draw the line anew, in whole seconds."""
+        self._draw(f"waiting for {self._what}, {int(waited_s)} s")
 
 
 def render_progress(progress: Progress) -> str:

@@ -163,3 +163,27 @@ async def test_a_terminal_sees_how_far_it_is(
         assert got.code == 0
         assert "\rdownload [" in terminal.getvalue()
         assert terminal.getvalue().endswith("100%    2.8 of 2.8 MB\n")
+
+
+@pytest.mark.usefixtures("keyring")
+async def test_a_terminal_sees_that_a_block_is_waited_for(
+    quorate: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_rpc(tmp_path, make_rpc_config()) as served:
+        await open_large_task(served)
+        run = make_run(quorate, served)
+        assert (await run("keys", "add", "anna")).code == 0
+        silent = await run("participant", "register", "large", "--key", "anna")
+        assert (silent.code, silent.err) == (0, "")
+        await trio.Path(tmp_path / "update.bin").write_bytes(UPDATE.tobytes())
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        submit = ("update", "submit", "large", tmp_path / "update.bin", "--key", "anna")
+        submitted = await run(*submit)
+        assert (submitted.code, submitted.data["status"]) == (0, "decided")
+        _, _, after = terminal.getvalue().partition("100%    1.4 of 1.4 MB\n")
+        assert after.startswith("\rwaiting for a block, 0 s")
+        assert after.endswith(" s\n")
+        terminal.truncate(0)
+        await run("task", "pause", "large", "--key", "anna", "--no-wait")
+        assert "waiting" not in terminal.getvalue()

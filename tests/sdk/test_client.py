@@ -307,8 +307,12 @@ def test_waiting_for_a_transaction(client: Client, node: FakeNode, clock: Clock)
 
     clock.now = 10.0
     node.intercept = release_later
-    assert client.wait_for_transaction(transaction_hash).height == 2
+    waited: list[float] = []
+    found = client.wait_for_transaction(transaction_hash, waiting=waited.append)
+    assert found.height == 2
     assert 20 < clock.now < 21
+    assert waited == sorted(set(waited))
+    assert (waited[0], 9 < waited[-1] < 10.5) == (0.0, True)
 
 
 def test_lost_connections_are_tried_again(client: Client, node: FakeNode, clock: Clock) -> None:

@@ -21,7 +21,7 @@ from quorate.chain.content import compute_chunk_hashes, compute_content_hash
 from quorate.downloads import CHUNKS_AT_ONCE_PER_NODE
 from quorate.downloads import _Source as Node
 from quorate.errors import ConnectionFailedError, VerificationStep
-from quorate.progress import ProgressBar, render_progress
+from quorate.progress import ProgressBar, WaitingLine, render_progress
 from quorate.script import Endpoint
 from quorate.submissions import UpdateDraft
 from quorate.weights_file import PartialFile
@@ -487,3 +487,20 @@ def test_the_line_of_an_interrupted_transfer_ends() -> None:
     with bar:
         bar.show(Progress("upload", 20, 20))
     assert terminal.text.count("\n") == 2
+
+
+def test_the_line_of_who_waits_tells_seconds() -> None:
+    terminal = Terminal(is_terminal=True)
+    with WaitingLine("a block", terminal) as line:  # type: ignore[arg-type]
+        for waited_s in (0, 0.4, 0.9, 1.0, 1.5, 61.2):
+            line.show(waited_s)
+    assert terminal.text.split("\r") == [
+        "",
+        "waiting for a block, 0 s",
+        "waiting for a block, 1 s",
+        "waiting for a block, 61 s\n",
+    ]
+    silent = Terminal(is_terminal=False)
+    with WaitingLine("a block", silent) as quiet:  # type: ignore[arg-type]
+        quiet.show(5)
+    assert silent.text == ""

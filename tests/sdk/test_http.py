@@ -203,6 +203,10 @@ def test_the_asynchronous_client_does_all_the_same(
             assert await client.health()
             created = await client.create_task(AUTHORITY, draft.spec, draft.weights)
             info = await client.wait_for_transaction(created.hash)
+            waited: list[float] = []
+            with pytest.raises(WaitTimeoutError):
+                await client.wait_for_transaction(bytes(32), 0.1, waiting=waited.append)
+            assert waited[0] < waited[-1] < 5
             assert info.height == (await client.status()).height == 2
             assert (await client.genesis()) == GENESIS
             assert (await client.block(2)).header == (await client.commit(2))[0]
