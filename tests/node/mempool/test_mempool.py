@@ -146,16 +146,19 @@ async def test_old_pending_transactions_are_announced() -> None:
 
 
 async def test_a_transfer_costs_little_beside_its_signature() -> None:
-    world = make_world()
     raws = [make_transfer(KEYS[number % 8], number // 8) for number in range(400)]
-    for raw in raws:
-        world.mempool._verifier.check(raw)
-    start = time.thread_time()
-    await world.mempool.receive_batch("peer", [(raw, None) for raw in raws])
-    cost = (time.thread_time() - start) / len(raws)
-    assert world.mempool.count == 400
+    costs = []
+    # The least of a few: what other processes take of the caches counts as time, too.
+    for _ in range(5):
+        world = make_world()
+        for raw in raws:
+            world.mempool._verifier.check(raw)
+        start = time.thread_time()
+        await world.mempool.receive_batch("peer", [(raw, None) for raw in raws])
+        costs.append((time.thread_time() - start) / len(raws))
+        assert world.mempool.count == 400
     # The mark is 20 us; a busy machine gets three times that.
-    assert cost < 60e-6, f"{cost * 1e6:.1f} us"
+    assert min(costs) < 60e-6, f"{min(costs) * 1e6:.1f} us"
 
 
 async def test_unknown_accounts_have_their_nonce_from_the_door() -> None:
