@@ -14,7 +14,12 @@ from quorate.chain.errors import InvariantError, PendingError, StorageError
 from quorate.chain.ids import Hash
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import RoundOutcome
-from quorate.chain.transaction import FinalizeTrainingRound, Transfer
+from quorate.chain.transaction import (
+    ChangeTaskStatus,
+    FinalizeTrainingRound,
+    TaskStatus,
+    Transfer,
+)
 from quorate.chain.vote import Commit
 
 from ledger.aggregates import AggregateInputs, AggregateOutput
@@ -329,3 +334,37 @@ async def test_a_frozen_round_is_due_until_a_block_carries_its_result() -> None:
     executed = await chain.decide(make_entry(sign(key, 0, body)))
     assert [r.outcome for r in executed.result.receipts.rounds] == [RoundOutcome.FINALIZED]
     assert chain.executor.finalizations_due == ()
+
+
+def count_created(chain: ExecutionChain) -> int:
+    return chain.executor.state.indexes.get_created_count(USERS[0].address)
+
+
+async def test_an_account_s_tasks_are_counted_the_same_however_a_node_came_to_its_height() -> None:
+    """Blocks are judged by that count: no restart, catching up or going back may change it."""
+    chain, follower = ExecutionChain(), ExecutionChain()
+    for number in range(3):
+        training = Training(chain, 10, 1, name=f"task-{number}")
+        await training.begin()
+        completion = ChangeTaskStatus(training.task_id, TaskStatus.COMPLETED)
+        await chain.decide(chain.make_entry(0, completion))
+        assert count_created(chain) == number + 1
+    top = chain.executor.position.height
+    follower.payloads = chain.payloads
+    follower.open()
+    counts = []
+    for height in range(1, top + 1):
+        await _follow_stored(chain, follower, height)
+        counts.append(count_created(follower))
+    # A task's creation, a registration, and its completion.
+    assert counts == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+    for height in range(top, 1, -1):
+        chain.open()
+        assert (chain.executor.position.height, count_created(chain)) == (height, counts.pop())
+        chain.store.rollback()
+    chain.open()
+    assert count_created(chain) == 1
+    # The blocks that were taken back are executed again.
+    for height in range(2, top + 1):
+        await _follow_stored(follower, chain, height)
+    assert count_created(chain) == 3
