@@ -94,6 +94,8 @@ class Machine:
     height: int = 0
     restarts: int = 0
     pace: Pace = field(default_factory=Pace)
+    served: SimNode | None = None
+    """The node that has started, as its door for users opens only then."""
     turns: trio.Lock = field(default_factory=trio.Lock)
     """Held while the machine is being switched on or off: two who want to must take turns."""
 
@@ -111,6 +113,11 @@ class Machine:
     def is_up(self) -> bool:
         """Whether a node runs."""
         return self.node is not None
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether a node runs that has taken up what its journal holds, and so answers users."""
+        return self.node is not None and self.node is self.served
 
     def describe(self) -> str:
         """Return what a reader of a failure wants to know."""

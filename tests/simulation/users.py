@@ -138,7 +138,9 @@ class Users:
             user, machine = self.all[number], self._machines[machine_number]
             user.home = machine
             for _ in range(GAPS_CLOSED_MAX):
-                if machine.node is None or not await self._close_gap(user, machine, machine.node):
+                if machine.node is None or not machine.is_serving:
+                    break
+                if not await self._close_gap(user, machine, machine.node):
                     break
 
     async def _close_gap(self, user: User, machine: Machine, node: SimNode) -> bool:
@@ -178,7 +180,7 @@ class Users:
         return None
 
     def _find_home(self, user: User) -> Machine | None:
-        up = [m for m in self._machines if m.is_up and not m.is_byzantine]
+        up = [m for m in self._machines if m.is_serving and not m.is_byzantine]
         if user.home not in up or self.random.random() < MOVING:
             user.home = self.random.choice(up) if up else None
         return user.home

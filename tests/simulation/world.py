@@ -175,7 +175,9 @@ class World:
         async with machine.turns:
             is_on = not machine.is_up and self._switch_on(machine)
         if is_on:
+            node = machine.node
             await self.nursery.start(self._run_node, machine)
+            machine.served = node
 
     def _switch_on(self, machine: Machine) -> bool:
         network = SimNetwork(self.fabric, machine.peer_id)
