@@ -231,12 +231,13 @@ def get_span(arrivals: Sequence[Arrival], start: float, end: float) -> Sequence[
     """Return the blocks from the one that froze a round to the one after that with its result.
 
     Events of one block arrive one after the other, so a span begins with the last block that
-    arrived before it, and ends with the second after its end.
+    arrived before it, and ends with the second after its end. Of a round that was over before
+    the first of these was told, the span is the last three blocks.
     """
     first = max(index for index, each in enumerate(arrivals) if each.seconds <= start + POLL_S)
     after = [index for index, each in enumerate(arrivals) if each.seconds > end]
     last = after[:2][-1] if after else len(arrivals) - 1
-    return arrivals[first : last + 1]
+    return arrivals[max(0, min(first, last - 2)) : last + 1]
 
 
 def compute_busy_interval(spans: Sequence[Sequence[Arrival]]) -> IntervalFigures:

@@ -29,6 +29,12 @@ def test_a_span_ends_with_what_has_arrived() -> None:
     assert [each.seconds for each in span] == [1.0, 2.0, 2.5]
 
 
+def test_a_round_that_is_over_at_once_has_a_span() -> None:
+    arrivals = make_arrivals(1.0, 1.01, 1.02, 1.03, 1.04)
+    span = get_span(arrivals, 1.0, 1.005)
+    assert [each.seconds for each in span] == [1.0, 1.01, 1.02]
+
+
 def test_the_time_between_spans_does_not_count() -> None:
     arrivals = make_arrivals(0.0, 0.1, 0.3, 9.0, 9.2, 9.3)
     figures = compute_busy_interval([arrivals[:3], arrivals[3:]])

@@ -45,7 +45,7 @@ def keep_to_itself(number: int, config: Config) -> Config:
     """Let the victim tell late what it has accepted and propose little, so that it can lose it."""
     if number != VICTIM:
         return config
-    mempool = replace(config.mempool, gossip_interval_ms=2_000, announce_after_ms=60_000)
+    mempool = replace(config.mempool, gossip_interval_ms=10_000, announce_after_ms=60_000)
     consensus = replace(config.consensus, block_transactions_max=1)
     return replace(config, mempool=mempool, consensus=consensus)
 
