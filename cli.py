@@ -5,6 +5,7 @@ sentence on standard error for whatever went wrong, and the exit code (`node.fai
 Never does a command's work: `node.commands` does.
 """
 
+import faulthandler
 import os
 import sys
 
@@ -71,6 +72,9 @@ def main() -> None:
     # Read when numpy is imported: a node has one thread for linear algebra, and goes parallel by
     # columns instead.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # A crash inside a library leaves on standard error what each thread was at.
+    if not faulthandler.is_enabled():
+        faulthandler.enable()
     from node.failures import (  # noqa: PLC0415 - not before the environment is set.
         EXIT_INTERRUPTED,
         describe_failure,

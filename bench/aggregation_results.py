@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+from quorate.chain.known_types import decode_json
 
 from bench.aggregation_cases import Figures
 from bench.errors import BenchError
@@ -113,7 +114,7 @@ def _read(path: Path) -> list[_Line]:
     # Behind the last newline is nothing, or what was cut off.
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            found.append(msgspec.json.decode(line, type=_Line))
+            found.append(decode_json(line, _Line))
         except (msgspec.DecodeError, ValueError) as error:
             raise BenchError(f"Line {number} of {path} is no result: {error}.") from error
     return found

@@ -6,7 +6,6 @@ Owns their types and how they are encoded and decoded. Never decides what may be
 from typing import Annotated, TypeVar
 
 import msgpack
-import msgspec
 from msgspec import Meta, Struct
 from quorate.chain.codec import encode
 from quorate.chain.errors import StorageError
@@ -19,6 +18,7 @@ from quorate.chain.ids import (
     WireHash,
     WirePublicKey,
 )
+from quorate.chain.known_types import convert_plain
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import ABSENCES_MAX, Absence, SealCause
 from quorate.chain.round_policy import SILENT_ROUNDS_MAX
@@ -321,7 +321,7 @@ def decode_record(key: bytes, raw: bytes) -> Record:
         )
     try:
         unpacked = msgpack.unpackb(raw)
-        return msgspec.convert(unpacked, kind, builtin_types=(bytes,))
+        return convert_plain(unpacked, kind)
     except (ValueError, TypeError, msgpack.UnpackException) as error:
         # msgspec's and msgpack's own errors are ValueErrors.
         raise StorageError(

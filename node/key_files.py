@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 from quorate.chain.errors import StorageError
 from quorate.chain.keys import PrivateKey
+from quorate.chain.known_types import decode_json
 from quorate.errors import KeyFileError
 
 from p2p.identity import get_peer_id
@@ -156,7 +157,7 @@ def _write(path: Path, content: Struct) -> None:
 def _read(path: Path, kind: type[KeyFile], type_: str) -> KeyFile:
     raw = _read_private(path)
     try:
-        content = msgspec.json.decode(raw, type=kind)
+        content = decode_json(raw, kind)
     except (msgspec.DecodeError, UnicodeDecodeError):
         # msgspec's own sentence may quote the file, and with it the seed.
         raise KeyFileError(

@@ -8,8 +8,9 @@ from enum import Enum
 from functools import cache
 from typing import Final
 
-import msgspec
 from msgspec import Struct
+from msgspec.inspect import IntType, StructType
+from quorate.chain.known_types import get_type_info
 
 JSON_SAFE_INTEGER_MAX: Final = 2**53 - 1
 """Integers whose type reaches beyond this are text: JavaScript would round them."""
@@ -51,12 +52,12 @@ def to_object(value: Struct) -> dict[str, object]:
 @cache
 def _get_wide_fields(kind: type[Struct]) -> frozenset[str]:
     """Return the integer fields of a struct whose bounds reach beyond 2^53."""
-    info = msgspec.inspect.type_info(kind)
-    if not isinstance(info, msgspec.inspect.StructType):
+    info = get_type_info(kind)
+    if not isinstance(info, StructType):
         return frozenset()
     wide = set()
     for field in info.fields:
-        if isinstance(field.type, msgspec.inspect.IntType):
+        if isinstance(field.type, IntType):
             limit = field.type.le if field.type.le is not None else field.type.lt
             if limit is None or limit > JSON_SAFE_INTEGER_MAX:
                 wide.add(field.name)

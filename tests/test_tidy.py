@@ -44,6 +44,7 @@ IMPURE_MODULES = frozenset(
 IMPURE_CALLS = frozenset({"breakpoint", "input", "open", "print"})
 UNSAFE_MODULES = frozenset({"cloudpickle", "dill", "joblib", "marshal", "pickle", "shelve"})
 UNSAFE_CALLS = frozenset({"eval", "exec"})
+LEARNS_TYPES = "sdk/quorate/chain/known_types.py"
 ORDER_FREE_CALLS = frozenset(
     {"all", "any", "frozenset", "len", "max", "min", "set", "sorted", "sum"}
 )
@@ -278,6 +279,28 @@ def iterate_calls(tree: ast.AST) -> Iterator[ast.Call]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
+def find_unguarded_learning(source: Source) -> Findings:
+    """msgspec learns types behind one lock: two threads that learn one at once crash it."""
+    if not source.is_product or source.path == LEARNS_TYPES:
+        return
+    at_import = {
+        id(call)
+        for statement in source.tree.body
+        if isinstance(statement, ast.Assign | ast.AnnAssign)
+        for call in iterate_calls(statement)
+    }
+    for node in iterate_calls(source.tree):
+        called = ast.unparse(node.func)
+        is_typed = any(keyword.arg == "type" for keyword in node.keywords)
+        if (
+            called in {"msgspec.convert", "convert"}
+            or called.rpartition(".")[2] in {"type_info", "multi_type_info"}
+            or (called.endswith(("json.decode", "msgpack.decode")) and is_typed)
+            or (called.endswith(".Decoder") and id(node) not in at_import)
+        ):
+            yield source.at(node.lineno, f"{called} learns a type outside {LEARNS_TYPES}")
+
+
 # --- layers that import-linter cannot see --------------------------------------------------------
 
 
@@ -492,6 +515,20 @@ CHECKS = (
         find_unsafe_constructs,
         ((NODE, "import pickle\n"), (NODE, "from joblib import load\n"), (NODE, "eval(x)\n")),
         ((NODE, "model.eval()\nimport json\n"),),
+    ),
+    Check(
+        find_unguarded_learning,
+        (
+            (NODE, "x = msgspec.convert(y, A)\n"),
+            (NODE, "def f(raw):\n    return msgspec.json.decode(raw, type=A)\n"),
+            (NODE, "def f():\n    return msgspec.msgpack.Decoder(A)\n"),
+            ("sdk/quorate/a.py", "x = type_info(A)\n"),
+        ),
+        (
+            (NODE, "_decoder = msgspec.msgpack.Decoder(A)\n"),
+            (NODE, "def f(raw):\n    return msgspec.json.decode(raw)\n"),
+            (NODE, "def f(raw):\n    return convert_plain(get_type_info(A), A)\n"),
+        ),
     ),
     Check(
         find_upward_imports,

@@ -12,6 +12,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 from quorate.chain.ids import Uint64, WireRound
+from quorate.chain.known_types import decode_json
 
 from node.errors import SignRecordError
 from store.slotted_file import FILE_BYTES, RECORD_BYTES_MAX, SlottedRecord, decode_slotted
@@ -116,7 +117,7 @@ def decode_record(path: Path, raw: bytes) -> SignRecord:
         If it is damaged, or of another version.
     """
     try:
-        record = msgspec.json.decode(raw, type=SignRecord)
+        record = decode_json(raw, SignRecord)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         _require_version(path, raw)
         raise make_damage_error(path) from error
@@ -128,7 +129,7 @@ def decode_record(path: Path, raw: bytes) -> SignRecord:
 def _require_version(path: Path, raw: bytes) -> None:
     """Raise if a record was whole once, but written by another version of this program."""
     try:
-        version = msgspec.json.decode(raw, type=_Versioned).version
+        version = decode_json(raw, _Versioned).version
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
     if version != RECORD_VERSION:

@@ -12,7 +12,8 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct, field
-from msgspec.inspect import EnumType, LiteralType, StructType, Type, VarTupleType, type_info
+from msgspec.inspect import EnumType, LiteralType, StructType, Type, VarTupleType
+from quorate.chain.known_types import convert_plain, get_type_info
 from quorate.chain.round_policy import (
     EXTENSIONS_MAX,
     SILENT_ROUNDS_MAX,
@@ -194,7 +195,7 @@ def read_task_file(path: Path) -> TaskFile:
             document = msgspec.json.decode(raw)
         else:
             document = tomllib.loads(raw.decode())
-        return msgspec.convert(document, TaskFile)
+        return convert_plain(document, TaskFile)
     except UnicodeDecodeError:
         raise InputFileError(f"{path} describes no task: it is no text.") from None
     except (ValueError, RecursionError) as error:
@@ -261,7 +262,7 @@ def _describe_mistake(error: Exception) -> str:
 
 def _get_words(names: Sequence[str]) -> list[str]:
     """Return the words that a field of a description may hold; `names` leads to it."""
-    found: Type = type_info(TaskFile)
+    found: Type = get_type_info(TaskFile)
     for name in names:
         if isinstance(found, StructType):
             found = next(each.type for each in found.fields if each.encode_name == name)

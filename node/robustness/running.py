@@ -19,6 +19,7 @@ from typing import Final
 
 import msgspec
 from quorate.chain.errors import QuorateError
+from quorate.chain.known_types import decode_json
 
 from node.robustness.case import Case, IntegerServer, MakeServer, Outcome, run_case
 from node.robustness.learning import Hyperparameters
@@ -63,7 +64,7 @@ def read_results(path: Path, parameters: Hyperparameters) -> dict[Case, Outcome]
     lines = path.read_bytes().splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            finished = msgspec.json.decode(line, type=Finished)
+            finished = decode_json(line, Finished)
         except (msgspec.DecodeError, ValueError) as error:
             if number == len(lines):
                 break  # Cut off by a stop in the middle of a write.

@@ -4,8 +4,7 @@ Owns the parsing of a stream as the HTML standard defines it, section 9.2, with 
 event may hold. Never reads from a connection.
 """
 
-import msgspec
-
+from quorate.chain.known_types import decode_json
 from quorate.errors import ProtocolError
 from quorate.rpc_types import Event
 
@@ -75,7 +74,7 @@ class EventParser:
         if not lines:
             return None
         try:
-            data = msgspec.json.decode("\n".join(lines), type=dict[str, object])
+            data = decode_json("\n".join(lines), dict[str, object])
         except (ValueError, RecursionError) as error:
             raise ProtocolError(f"an event's data is no JSON object: {error}") from error
         return Event(self._id, kind or "message", data)

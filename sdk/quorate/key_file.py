@@ -15,8 +15,8 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta, Struct
 
-from quorate.chain.codec import learn_type
 from quorate.chain.keys import PrivateKey
+from quorate.chain.known_types import decode_json
 from quorate.errors import KeyFileError
 
 ACCOUNT_KEY_TYPE: Final = "quorate/account-key/1"
@@ -92,8 +92,7 @@ def load_key(path: str | os.PathLike[str]) -> PrivateKey:
     try:
         if len(raw) > KEY_FILE_BYTES_MAX:
             raise ValueError("too long")
-        learn_type(_AccountKeyFile)
-        content = msgspec.json.decode(raw, type=_AccountKeyFile)
+        content = decode_json(raw, _AccountKeyFile)
     except (ValueError, RecursionError):
         # The error's own sentence may quote the file, and with it the seed.
         raise KeyFileError(

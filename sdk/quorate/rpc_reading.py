@@ -11,9 +11,10 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from quorate.chain.codec import decode, encode, learn_type
+from quorate.chain.codec import decode, encode
 from quorate.chain.errors import QuorateError
 from quorate.chain.ids import Hash
+from quorate.chain.known_types import convert_plain, decode_json
 from quorate.chain.merkle import MerkleProof
 from quorate.chain.receipt import RECEIPTS_BYTES_MAX, RoundReceipt
 from quorate.chain.task import TaskSpec
@@ -49,8 +50,7 @@ def read_problem(response: Response) -> RpcError:
     retry_after = response.headers.get("retry-after", "")
     retry_after_s = float(retry_after) if retry_after.isdecimal() else None
     try:
-        learn_type(_Problem)
-        problem = msgspec.json.decode(response.content, type=_Problem)
+        problem = decode_json(response.content, _Problem)
     except (ValueError, RecursionError):  # A proxy in between, perhaps.
         problem = _Problem()
     detail = problem.detail or problem.title or "The node gives no reason."
@@ -71,8 +71,7 @@ def _convert_hex(kind: type, value: object) -> object:
 
 def _convert(plain: object, kind: type[T]) -> T:
     # Not strict, because 64-bit integers are decimal text.
-    learn_type(kind)
-    return msgspec.convert(plain, kind, strict=False, dec_hook=_convert_hex)
+    return convert_plain(plain, kind, is_strict=False, read_other=_convert_hex)
 
 
 def read_json(kind: type[T]) -> Callable[[Response], T]:

@@ -12,6 +12,7 @@ import msgspec
 from quorate.chain.codec import decode, encode
 from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import DecodeError
+from quorate.chain.known_types import convert_plain
 from quorate.chain.task import (
     DEFAULT_RULE,
     FIXED_POINT_ONE,
@@ -204,7 +205,7 @@ def _validate_bounds(spec: TaskSpec) -> None:
     ):
         for field in msgspec.structs.fields(value):
             try:
-                msgspec.convert(getattr(value, field.name), field.type, builtin_types=(bytes,))
+                convert_plain(getattr(value, field.name), field.type)
             except msgspec.ValidationError as error:
                 units = f" (in units of 1/{FIXED_POINT_ONE})" if part == "optimizer" else ""
                 raise EncodingError(

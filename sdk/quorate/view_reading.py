@@ -5,7 +5,6 @@ integers as text to the wire type. Never trusts a value: each has passed the bou
 """
 
 from collections.abc import Mapping
-from functools import cache
 from typing import TypeVar
 
 from msgspec import Struct
@@ -18,10 +17,10 @@ from msgspec.inspect import (
     Type,
     UnionType,
     VarTupleType,
-    type_info,
 )
 
 from quorate.chain.codec import decode, encode
+from quorate.chain.known_types import get_type_info
 
 S = TypeVar("S", bound=Struct)
 
@@ -42,14 +41,9 @@ def read_view(kind: type[S], plain: object, bytes_max: int) -> S:
     ValueError, TypeError, KeyError, DecodeError
         If it shows none.
     """
-    shown = _read(_get_info(kind), plain)
+    shown = _read(get_type_info(kind), plain)
     # Out and in again: the codec knows the bounds of every field.
     return decode(kind, encode(shown), bytes_max)
-
-
-@cache
-def _get_info(kind: type[Struct]) -> Type:
-    return type_info(kind)
 
 
 def _read(info: Type, value: object) -> object:

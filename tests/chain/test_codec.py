@@ -1,9 +1,6 @@
 """The codec: one value, one byte string, and nothing but DecodeError for anything else."""
 
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import msgpack
 import msgspec
@@ -281,47 +278,3 @@ def test_the_sender_signs_every_kind_of_body(name: str) -> None:
     other_nonce = decode_transaction(make_signed(make_bodies()[name], nonce=4))
     forged = SignedTransaction(other_nonce.transaction, signed.signature)
     assert not is_transaction_signature_valid(forged)
-
-
-# Types nobody has used before, each asked for by eight threads at the same moment.
-FIRST_USES = """
-import sys
-from threading import Barrier, Thread
-from msgspec import Struct
-from quorate.chain.codec import decode, encode
-
-options = "array_like=True, frozen=True, forbid_unknown_fields=True"
-for number in range(200):
-    exec(f"class A{number}(Struct, {options}):\\n a: int\\n b: bytes")
-    exec(f"class B{number}(Struct, {options}):\\n a: A{number}\\n b: tuple[A{number}, ...]")
-sys.setswitchinterval(1e-6)
-barrier = Barrier(8)
-
-def use():
-    for number in range(200):
-        outer, inner = globals()[f"B{number}"], globals()[f"A{number}"]
-        value = outer(inner(1, b"x"), (inner(2, b"y"),))
-        barrier.wait()
-        if decode(outer, encode(value), 100) != value:
-            raise SystemExit(1)
-
-threads = [Thread(target=use) for _ in range(8)]
-for thread in threads:
-    thread.start()
-for thread in threads:
-    thread.join()
-print("done")
-"""
-
-
-def test_first_use_of_a_type_by_many_threads_crashes_nothing() -> None:
-    root = Path(__file__).resolve().parent.parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", FIRST_USES],
-        cwd=root / "sdk",
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")

@@ -98,6 +98,15 @@ def test_stops_in_order_within_five_seconds(home: Home, number: signal.Signals) 
     assert "Traceback" not in log
 
 
+def test_crash_inside_a_library_leaves_what_the_threads_were_at(home: Home) -> None:
+    with run_node(home) as process:
+        process.send_signal(signal.SIGSEGV)
+        assert process.wait(STOP_SECONDS_MAX) == -signal.SIGSEGV
+    log = (home.folder / "log").read_text()
+    assert "Fatal Python error: Segmentation fault" in log
+    assert "node/process.py" in log
+
+
 def test_port_of_the_rpc_in_use(home: Home) -> None:
     host, port = load_config(home, {}).rpc.address
     with occupy(host, port):

@@ -9,41 +9,19 @@ The types are msgspec structs (`array_like=True, frozen=True, forbid_unknown_fie
 bound every integer and length. The bytes are written by msgpack and read by msgspec, straight
 into the type: memory is taken for what fits the type and has arrived, never for what a length in
 the message claims.
-
-msgspec learns a struct at its first use, and two threads that make it learn the same one at once
-crash the process (0.22). So each type is learned here, by one thread at a time, before it is used.
 """
 
-from threading import Lock
 from typing import TypeVar, cast
 
 import msgpack
 import msgspec
 
 from quorate.chain.errors import DecodeError
+from quorate.chain.known_types import learn_type
 
 T = TypeVar("T")
 
 _BUILTIN = (bytes,)
-
-# One entry for each type that this program's own code asks for; no message adds any.
-_decoders: dict[object, msgspec.msgpack.Decoder[object]] = {}
-_learning = Lock()
-
-
-def learn_type(kind: object) -> msgspec.msgpack.Decoder[object]:
-    """Return the decoder of a type, after which threads may use the type with msgspec freely.
-
-    Parameters
-    ----------
-    kind : type, or a union or tuple of types
-        A type of the code, never one made from what was received.
-    """
-    decoder = _decoders.get(kind)
-    if decoder is None:
-        with _learning:
-            decoder = _decoders[kind] = msgspec.msgpack.Decoder(kind)
-    return decoder
 
 
 def encode(value: object) -> bytes:

@@ -10,7 +10,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from quorate.chain.codec import learn_type
 from quorate.chain.errors import DecodeError, InvariantError
 from quorate.chain.ids import (
     INT64_MAX,
@@ -24,6 +23,7 @@ from quorate.chain.ids import (
     WireHeight,
     WirePublicKey,
 )
+from quorate.chain.known_types import convert_plain, decode_json
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.validators import Power, ValidatorSet
 
@@ -104,9 +104,8 @@ def decode_genesis(raw: bytes) -> Genesis:
     if len(raw) > GENESIS_BYTES_MAX:
         raise DecodeError(f"the genesis document exceeds {GENESIS_BYTES_MAX} bytes")
     try:
-        plain = msgspec.json.decode(raw, type=dict[str, object])
-        learn_type(Genesis)
-        genesis = msgspec.convert(_from_plain(plain), Genesis, builtin_types=(bytes,))
+        plain = decode_json(raw, dict[str, object])
+        genesis = convert_plain(_from_plain(plain), Genesis)
         _validate_genesis(genesis)
     except (ValueError, TypeError, RecursionError) as error:
         # msgspec's errors are ValueErrors; a document nested too deeply is a RecursionError.
