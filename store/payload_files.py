@@ -94,18 +94,22 @@ class PayloadFiles:
 
     def map(self, payload_hash: bytes, *, verify: bool) -> NDArray[np.uint8] | None:
         """Return a payload as a read-only array mapped from its file, or None."""
+        size = self.size(payload_hash)
+        if size is None:
+            return None
+        # Read, not through the map: where a mapped file cannot be read, or has lost its end, the
+        # process ends without a word.
+        if verify and self._read_chunk_hashes(payload_hash, size) is None:
+            return None
         path = self._get_path(payload_hash)
         with translated_errors(path):
             try:
-                if path.stat().st_size == 0:
-                    # An empty file cannot be mapped; only damage leaves one.
-                    self._verify(payload_hash, b"")
-                mapped = np.memmap(path, dtype=np.uint8, mode="r")
+                return np.memmap(path, dtype=np.uint8, mode="r", shape=(size,))
             except FileNotFoundError:
                 return None
-        if verify:
-            self._verify(payload_hash, mapped.data)
-        return mapped
+            except ValueError:
+                # It is empty, or shorter than it was a moment ago: only damage leaves such a file.
+                raise self._make_damage(payload_hash) from None
 
     def read_chunk(self, payload_hash: bytes, index: int) -> bytes | None:
         """Return one chunk, verified against its own hash, or None."""
@@ -129,18 +133,13 @@ class PayloadFiles:
         known = self._lists.get(payload_hash)
         if size is None or known is not None:
             return None if size is None or known is None else known[1]
-        hashes: list[Hash] = []
-        for index in range(count_chunks(size)):
-            data = read_file_chunk(self._get_path(payload_hash), size, index)
-            if data is None:
-                return None
-            hashes.append(compute_chunk_hash(data))
-        if compute_root_of_hashes(hashes) != payload_hash:
-            raise self._make_damage(payload_hash)
+        hashes = self._read_chunk_hashes(payload_hash, size)
+        if hashes is None:
+            return None
         with self._lock:
             if self.size(payload_hash) is not None:
                 self._lists.put(payload_hash, size, hashes)
-        return tuple(hashes)
+        return hashes
 
     def put(self, payload_hash: bytes, chunk_hashes: Sequence[Hash], data: BytesLike) -> bool:
         """Store a payload durably; False if another thread was faster."""
@@ -274,6 +273,18 @@ class PayloadFiles:
 
     def _get_path(self, payload_hash: bytes) -> Path:
         return self._folder / payload_hash.hex()
+
+    def _read_chunk_hashes(self, payload_hash: bytes, size: int) -> tuple[Hash, ...] | None:
+        """Return the hashes of a file's chunks, or None if it is gone; damage is raised."""
+        hashes: list[Hash] = []
+        for index in range(count_chunks(size)):
+            data = read_file_chunk(self._get_path(payload_hash), size, index)
+            if data is None:
+                return None
+            hashes.append(compute_chunk_hash(data))
+        if compute_root_of_hashes(hashes) != payload_hash:
+            raise self._make_damage(payload_hash)
+        return tuple(hashes)
 
     def _verify(self, payload_hash: bytes, data: BytesLike) -> None:
         if compute_content_hash(data) != payload_hash:

@@ -199,7 +199,7 @@ class PayloadStore:
         ----------
         payload_hash : bytes, 32
         verify : bool
-            Whether to read a mapped file once and compare its hash.
+            Whether to read the file once and compare its hash; what is read is not the map.
 
         Returns
         -------
