@@ -26,7 +26,14 @@ COLUMNS_MAX = 1 << 15
 COLUMNS_MIN = 1 << 12
 """In narrower blocks, calling numpy costs more than the arithmetic it does."""
 BLOCK_VALUES = 1 << 20
-"""A block holds about this many int16 values, so that its rows stay in cache."""
+"""A block holds about this many int16 values: wide enough for linear algebra at full speed."""
+STAGED_BLOCK_VALUES = 1 << 18
+"""The same behind another stage: then several copies of a block must stay in cache."""
+BLOCKS_MIN = 16
+"""Blocks of a round at least, if they are not too narrow then: a float64 block takes a quarter of
+the updates' bytes, also where these are few."""
+WIDE_BLOCKS_MIN = 8
+"""The same for rules that hold int16 alone."""
 BLOCK_VALUES_MAX = 1 << 22
 """A block never holds more, so that its float64 copy stays within 32 MiB for 4,096 updates."""
 
@@ -214,9 +221,10 @@ def validate_precondition(n_updates: int, num_byzantine: int, updates_min: int) 
 
 def get_block_width(source: ColumnSource) -> int:
     """Return how many columns a source's blocks have at most; depends on its shape alone."""
-    width = max(BLOCK_VALUES // source.rows_read, COLUMNS_MIN)
-    width = min(width, BLOCK_VALUES_MAX // source.rows_read, COLUMNS_MAX, source.dimension)
-    return max(width, 1)
+    values = BLOCK_VALUES if isinstance(source, RowSource) else STAGED_BLOCK_VALUES
+    width = min(values // source.rows_read, source.dimension // BLOCKS_MIN)
+    width = max(width, min(COLUMNS_MIN, source.dimension))
+    return max(1, min(width, BLOCK_VALUES_MAX // source.rows_read, COLUMNS_MAX))
 
 
 def get_block_bounds(source: ColumnSource) -> Iterator[tuple[int, int]]:
@@ -236,8 +244,9 @@ def get_wide_block_bounds(source: ColumnSource) -> Iterator[tuple[int, int]]:
     if not isinstance(source, RowSource):
         yield from get_block_bounds(source)
         return
-    width = max(1, min(BLOCK_VALUES_MAX // source.rows_read, COLUMNS_MAX))
-    yield from _cut(source.dimension, width)
+    width = min(BLOCK_VALUES_MAX // source.rows_read, source.dimension // WIDE_BLOCKS_MIN)
+    width = max(width, get_block_width(source))
+    yield from _cut(source.dimension, min(width, COLUMNS_MAX))
 
 
 def _cut(dimension: int, width: int) -> Iterator[tuple[int, int]]:
