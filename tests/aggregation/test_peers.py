@@ -23,7 +23,10 @@ from quorate.chain.task import (
     TensorSpec,
 )
 
-from aggregation import aggregate, apply_optimizer, initial_optimizer_state
+from aggregation import aggregate, apply_optimizer, compute_updates_min, initial_optimizer_state
+from aggregation.columns import RowSource
+from aggregation.registry import PRE_AGGREGATIONS, RoundInputs
+from tests.aggregation import reference
 
 HAS_FLOWER = find_spec("flwr") is not None
 HAS_BYZFL = find_spec("byzfl") is not None and find_spec("torch") is not None
@@ -40,6 +43,7 @@ N, F, D = 23, 5, 4000
 """Odd, so that the median is one value in all libraries; 4 f + 3, Bulyan's bound."""
 
 Updates = NDArray[np.int16]
+SEED = b"the hash of a block"
 
 
 def make_ordinary() -> Updates:
@@ -68,21 +72,84 @@ def make_alie() -> Updates:
     return updates
 
 
-INPUTS = pytest.mark.parametrize(
-    "make", [make_ordinary, make_sign_flip, make_extreme, make_alie], ids=lambda make: make.__name__
-)
+def make_ipm() -> Updates:
+    """The honest mean the other way round, not longer than an honest update."""
+    updates = make_ordinary()
+    updates[-F:] = np.rint(-1.5 * updates[:-F].astype(np.float64).mean(axis=0))
+    return updates
+
+
+def make_mimic() -> Updates:
+    """All copies of one honest update: distances of 0, and ties wherever something is ranked."""
+    updates = make_ordinary()
+    updates[-F:] = updates[3]
+    return updates
+
+
+def make_opposite() -> Updates:
+    """At both ends of the range, so far apart as updates can be."""
+    updates = make_ordinary()
+    updates[-F:] = np.where(np.arange(D) % 2, 32767, -32767)
+    updates[-F] *= -1
+    return updates
+
+
+def make_equal() -> Updates:
+    return np.repeat(make_ordinary()[:1], N, axis=0)
+
+
+MAKERS = [
+    make_ordinary,
+    make_sign_flip,
+    make_extreme,
+    make_alie,
+    make_ipm,
+    make_mimic,
+    make_opposite,
+    make_equal,
+]
+INPUTS = pytest.mark.parametrize("make", MAKERS, ids=lambda make: make.__name__)
 Make = Callable[[], Updates]
+SIZES = [(1, 0), (2, 0), (3, 0), (3, 1), (4, 0), (5, 1), (7, 1), (22, 10), (23, 11), (24, 5)]
+"""Numbers of updates and of hostile ones: the least, even ones, and f at its bound."""
 
 
 def run(stages: tuple[Stage, ...], updates: Updates, f: int = F, **parameters: Any) -> Any:
-    kept = {"previous": np.zeros(D, np.int16)} if Stage.CENTERED_CLIPPING in stages else {}
-    return aggregate(AggregationRule(stages, f, **parameters), list(updates), **kept).vector
+    given: dict[str, Any] = {}
+    if Stage.CENTERED_CLIPPING in stages:
+        given["previous"] = parameters.pop("previous", np.zeros(D, np.int16))
+    if Stage.BUCKETING in stages:
+        given["seed"] = SEED
+    return aggregate(AggregationRule(stages, f, **parameters), list(updates), **given).vector
+
+
+def run_front(stage: Stage, updates: Updates, f: int = F, **parameters: Any) -> Any:
+    """Return the updates that a stage in front hands on."""
+    inputs = RoundInputs(AggregationRule((stage, Stage.MEDIAN), f, **parameters), seed=SEED)
+    source = PRE_AGGREGATIONS[stage].run(RowSource(list(updates)), inputs).source
+    return source.read(0, D).copy()
+
+
+def make_round(n: int, f: int) -> Updates:
+    """n updates, of which the last f are hostile."""
+    generator = np.random.default_rng(n)
+    updates = np.rint(generator.normal(300, 1500, (n, D))).astype(np.int16)
+    updates[n - f :] = -32767
+    return updates
+
+
+def is_admitted(stage: Stage, n: int, f: int) -> bool:
+    return compute_updates_min(AggregationRule((stage,), f)) <= n
 
 
 def assert_close(ours: Updates, theirs: Any, units: float = 0.5) -> None:
     """Within `units`, and a little for the peer's own floats."""
     error = np.abs(ours.astype(np.float64) - np.asarray(theirs, np.float64)).max()
     assert error <= units + 1e-3, f"{error} units apart"
+
+
+def round_halves_away(floats: Any) -> Any:
+    return np.trunc(floats + np.copysign(0.5, floats))
 
 
 # --- ByzFL ----------------------------------------------------------------------------------------
@@ -126,30 +193,106 @@ def test_the_geometric_median_equals_byzfl(make: Make, iterations: int) -> None:
 
 
 @needs_byzfl
+@pytest.mark.parametrize(("n", "f"), SIZES)
+def test_rules_equal_byzfl_at_the_ends_of_n_and_f(n: int, f: int) -> None:
+    byzfl, updates = load_byzfl(), make_round(n, f)
+    floats = updates.astype(np.float64)
+    assert_close(run((Stage.MEAN,), updates, 0), byzfl.Average()(floats))
+    assert_close(run((Stage.MEDIAN,), updates, f), byzfl.Median()(floats))
+    assert_close(run((Stage.TRIMMED_MEAN,), updates, f), byzfl.TrMean(f)(floats))
+    assert_close(run_front(Stage.ARC, updates, f), byzfl.ARC(f)(floats.copy()))
+    assert_close(run_front(Stage.NNM, updates, f), byzfl.NNM(f)(floats))
+    centre = floats.mean(axis=0)
+    theirs = byzfl.GeometricMedian(nu=1.0, T=8)(floats - centre) + centre
+    assert_close(run((Stage.GEOMETRIC_MEDIAN,), updates, f), theirs, 0.51)
+    if is_admitted(Stage.KRUM, n, f):
+        assert_close(run((Stage.KRUM,), updates, f), byzfl.Krum(f + 1)(floats))
+        chosen = run((Stage.MULTI_KRUM,), updates, f, selected=n - f - 1)
+        assert_close(chosen, byzfl.MultiKrum(f + 1)(floats))
+
+
+@needs_byzfl
 @INPUTS
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_centered_clipping_equals_byzfl(make: Make, iterations: int) -> None:
+    """Over three training rounds: ByzFL's object remembers its result, as the chain does ours."""
     byzfl, updates = load_byzfl(), make()
-    theirs = byzfl.CenteredClipping(L=iterations, tau=90_000.0)(updates.astype(np.float64))
-    ours = run((Stage.CENTERED_CLIPPING,), updates, iterations=iterations, radius=90_000)
-    # Factors of 16 bits, of values up to 2^15: another half unit.
-    assert_close(ours, theirs, 1.0)
+    theirs = byzfl.CenteredClipping(L=iterations, tau=90_000.0)
+    previous = np.zeros(D, np.int16)
+    for _ in range(3):
+        theirs.m = previous.astype(np.float64)
+        previous = run(
+            (Stage.CENTERED_CLIPPING,),
+            updates,
+            iterations=iterations,
+            radius=90_000,
+            previous=previous,
+        )
+        # Factors of 16 bits, of values up to 2^15: another half unit.
+        assert_close(previous, theirs(updates.astype(np.float64)), 1.0)
+
+
+@needs_byzfl
+@INPUTS
+def test_default_bounds_of_clipping_equal_byzfl_given_them(make: Make) -> None:
+    """ByzFL has none: it is told the lower median of the norms, or of the distances."""
+    byzfl, updates = load_byzfl(), make()
+    floats = updates.astype(np.float64)
+    bound = float(np.sort(np.linalg.norm(floats, axis=1))[(N - 1) // 2])
+    assert_close(run_front(Stage.CLIP, updates), byzfl.Clipping(bound)(floats.copy()))
+    centre = updates[1] // 2
+    gaps = np.linalg.norm(floats - centre, axis=1)
+    theirs = byzfl.CenteredClipping(tau=float(np.sort(gaps)[(N - 1) // 2]))
+    theirs.m = centre.astype(np.float64)
+    ours = run((Stage.CENTERED_CLIPPING,), updates, previous=centre)
+    assert_close(ours, theirs(floats), 1.0)
 
 
 @needs_byzfl
 @INPUTS
 def test_what_stands_in_front_equals_byzfl(make: Make) -> None:
-    """A stage in front rounds to integers, and the last one again: half a unit more."""
     byzfl, updates = load_byzfl(), make()
     floats = updates.astype(np.float64)
-    adaptive = byzfl.ARC(F)(floats.copy())
-    assert_close(run((Stage.ARC, Stage.MEDIAN), updates), byzfl.Median()(adaptive), 1.0)
+    assert_close(run_front(Stage.ARC, updates), byzfl.ARC(F)(floats.copy()))
     bounded = byzfl.Clipping(80_000.0)(floats.copy())
-    ours = run((Stage.CLIP, Stage.MEDIAN), updates, clip_norm=80_000)
-    assert_close(ours, byzfl.Median()(bounded), 1.0)
-    mixed = byzfl.NNM(F)(floats)
-    ours = run((Stage.NNM, Stage.TRIMMED_MEAN), updates)
-    assert_close(ours, byzfl.TrMean(F)(mixed), 1.0)
+    assert_close(run_front(Stage.CLIP, updates, clip_norm=80_000), bounded)
+    assert_close(run_front(Stage.NNM, updates), byzfl.NNM(F)(floats))
+
+
+@needs_byzfl
+@INPUTS
+@pytest.mark.parametrize("size", [1, 2, 3, 5, N, N + 1])
+def test_buckets_equal_byzfl_under_one_permutation(make: Make, size: int) -> None:
+    """ByzFL draws its permutation: so its input is ordered such that what it draws is ours.
+
+    It draws from numpy's old global generator, and so must whoever is to know what it will draw.
+    """
+    bucketing, updates = load_byzfl().Bucketing(size), make()
+    before = np.random.get_state()  # noqa: NPY002
+    drawn = np.random.permutation(N)  # noqa: NPY002
+    floats = np.empty((N, D))
+    floats[drawn] = updates[reference.permutation(N, SEED)]
+    np.random.set_state(before)  # noqa: NPY002
+    assert_close(run_front(Stage.BUCKETING, updates, bucket_size=size), bucketing(floats))
+
+
+@needs_byzfl
+@INPUTS
+def test_compositions_equal_byzfl(make: Make) -> None:
+    """Each stage sees integers; ByzFL's are rounded, too, since near ties go by what is seen."""
+    byzfl, updates = load_byzfl(), make()
+    clipped = round_halves_away(byzfl.Clipping(80_000.0)(updates.astype(np.float64)))
+    shortened = round_halves_away(byzfl.ARC(F)(updates.astype(np.float64)))
+    mixed = round_halves_away(byzfl.NNM(F)(shortened))
+    theirs = byzfl.TrMean(F)(mixed)
+    assert_close(run((Stage.ARC, Stage.NNM, Stage.TRIMMED_MEAN), updates), theirs)
+    centre = mixed.mean(axis=0)
+    theirs = byzfl.GeometricMedian(nu=1.0, T=8)(mixed - centre) + centre
+    assert_close(run((Stage.ARC, Stage.NNM, Stage.GEOMETRIC_MEDIAN), updates), theirs, 0.51)
+    theirs = byzfl.Median()(round_halves_away(byzfl.NNM(F)(clipped)))
+    assert_close(run((Stage.CLIP, Stage.NNM, Stage.MEDIAN), updates, clip_norm=80_000), theirs)
+    assert_close(run((Stage.ARC, Stage.MEAN), updates), byzfl.Average()(shortened))
+    assert_close(run((Stage.ARC, Stage.KRUM), updates), byzfl.Krum(F + 1)(shortened))
 
 
 # --- Flower ---------------------------------------------------------------------------------------
@@ -176,23 +319,116 @@ def test_ranks_and_means_equal_flower(make: Make) -> None:
 
 @needs_flower
 @INPUTS
+def test_example_counts_weigh_as_in_flower(make: Make) -> None:
+    flower, updates = load_flower(), make()
+    counts = [2**32 - 1, 0, 1, *range(100, 100 + N - 3)]
+    results = [([row], count) for row, count in zip(updates * 1.0, counts, strict=True)]
+    ours = aggregate(AggregationRule((Stage.MEAN,), 0), list(updates), counts).vector
+    assert_close(ours, flower.aggregate(results)[0])
+    results = [([row], count + 1) for row, count in zip(updates * 1.0, range(N), strict=True)]
+    ours = aggregate(AggregationRule((Stage.MEAN,), 0), list(updates), range(1, N + 1)).vector
+    assert_close(ours, flower.aggregate(results)[0])
+
+
+@needs_flower
+@INPUTS
+def test_clipping_equals_flower(make: Make) -> None:
+    """What Flower clips for differential privacy: the update to a norm, in place."""
+    updates = make()
+    floats = updates.astype(np.float64)
+    for row in floats:
+        load_flower_clipping()([row], 80_000.0)
+    assert_close(run_front(Stage.CLIP, updates, clip_norm=80_000), floats)
+
+
+def load_flower_clipping() -> Any:
+    """Flower has moved it between the versions that the dependency group admits."""
+    modules = ("flwr.supercore.differential_privacy", "flwr.common.differential_privacy")
+    module = next(name for name in modules if find_spec(name) is not None)
+    return import_module(module).clip_inputs_inplace
+
+
+@needs_flower
+@INPUTS
 def test_krum_and_its_relatives_equal_flower(make: Make) -> None:
     flower, updates = load_flower(), make()
     assert_close(run((Stage.KRUM,), updates), flower.aggregate_krum(make_results(updates), F, 0)[0])
     several = flower.aggregate_krum(make_results(updates), F, N - F)[0]
     assert_close(run((Stage.MULTI_KRUM,), updates), several)
-    bulyan = flower.aggregate_bulyan(make_results(updates), F, flower.aggregate_krum, to_keep=0)
-    # Of two values as close to the median either may be taken: up to their distance over beta.
-    ours = run((Stage.BULYAN,), updates)
-    apart = np.abs(ours - bulyan[0]) > 0.501
-    assert np.count_nonzero(apart) <= D // 100
+    assert_bulyan_equals_flower(updates, F)
 
 
-ETA, BETA_1, BETA_2, TAU = 0.5, 0.5, 0.75, 0.125
+def assert_bulyan_equals_flower(updates: Updates, f: int) -> None:
+    n = len(updates)
+    flower = load_flower()
+    theirs = flower.aggregate_bulyan(make_results(updates), f, flower.aggregate_krum, to_keep=0)[0]
+    result = aggregate(AggregationRule((Stage.BULYAN,), f), list(updates))
+    # Of two values as close to the median Flower takes either: only there may it differ.
+    selected = updates[[not aside for aside in result.set_aside]].astype(np.int64)
+    assert len(selected) == n - 2 * f
+    median = np.median(selected, axis=0)
+    farthest = np.sort(np.abs(selected - median), axis=0)[n - 4 * f - 1]
+    is_below, is_above = selected == median - farthest, selected == median + farthest
+    is_tied = is_below.any(axis=0) & is_above.any(axis=0) & (farthest > 0)
+    assert np.count_nonzero(is_tied) <= D // 100
+    assert_close(result.vector[~is_tied], theirs[~is_tied])
 
 
 @needs_flower
-@pytest.mark.parametrize("make", [make_ordinary, make_extreme], ids=lambda make: make.__name__)
+@pytest.mark.parametrize(("n", "f"), SIZES)
+def test_rules_equal_flower_at_the_ends_of_n_and_f(n: int, f: int) -> None:
+    flower, updates = load_flower(), make_round(n, f)
+    assert_close(run((Stage.MEAN,), updates, 0), flower.aggregate(make_results(updates))[0])
+    median = flower.aggregate_median(make_results(updates))[0]
+    assert_close(run((Stage.MEDIAN,), updates, f), median)
+    trimmed = flower.aggregate_trimmed_avg(make_results(updates), f / n + 1e-9)[0]
+    assert_close(run((Stage.TRIMMED_MEAN,), updates, f), trimmed)
+    if is_admitted(Stage.KRUM, n, f):
+        krum = flower.aggregate_krum(make_results(updates), f, 0)[0]
+        assert_close(run((Stage.KRUM,), updates, f), krum)
+        several = flower.aggregate_krum(make_results(updates), f, n - f)[0]
+        assert_close(run((Stage.MULTI_KRUM,), updates, f), several)
+    # For an even number of selected updates Flower's median is between two values.
+    if is_admitted(Stage.BULYAN, n, f) and n % 2:
+        assert_bulyan_equals_flower(updates, f)
+
+
+ETA, BETA_1, BETA_2, TAU = 0.5, 0.5, 0.75, 0.125
+STEPS = 6
+
+
+@needs_flower
+@INPUTS
+@pytest.mark.parametrize(
+    ("rate", "momentum"), [(0.5, 0.0), (3.0, 0.0), (0.25, 0.75), (1.0, 0.9375)]
+)
+def test_sgd_and_momentum_equal_flower(rate: float, momentum: float, make: Make) -> None:
+    """Flower's FedAvgM is the paper's: v = mu v + delta, w = w + rate v; without momentum, SGD."""
+    flower = import_module("flwr.server.strategy").FedAvgM(
+        initial_parameters=start_flower(), server_learning_rate=rate, server_momentum=momentum
+    )
+    name = OptimizerName.MOMENTUM if momentum else OptimizerName.SGD
+    optimizer = ServerOptimizer(name, *(round(v * FIXED_POINT_ONE) for v in (rate, momentum)))
+    # Half a unit of the weights for each step, and what a velocity's rounding adds to it.
+    compare_steps(optimizer, step_flower(flower), make(), atol=STEPS * 2.0**-21 + 2.0**-22)
+
+
+def compare_steps(optimizer: ServerOptimizer, flower: Any, updates: Updates, atol: float) -> None:
+    bits = 20, 10
+    tensors = [TensorSpec("layer", (D,), *bits)]
+    weights: bytes | memoryview = bytes(4 * D)
+    state: bytes | memoryview = initial_optimizer_state(optimizer, tensors)
+    for update in updates[-STEPS:]:
+        step = apply_optimizer(optimizer, tensors, weights, state, update)
+        theirs = flower(update / 2.0 ** bits[1])
+        weights, state = step.weights, step.state
+        ours = np.frombuffer(weights, "<i4") / 2.0 ** bits[0]
+        assert step.clamped == 0
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=atol)
+
+
+@needs_flower
+@INPUTS
 @pytest.mark.parametrize(
     ("name", "strategy"),
     [
@@ -206,41 +442,46 @@ def test_adaptive_optimizers_equal_flower(name: OptimizerName, strategy: str, ma
 
     So it is started from tau^2, and its correction is taken out of its rate.
     """
-    flower = step_flower(getattr(import_module("flwr.server.strategy"), strategy), name)
-    bits = 20, 10
-    tensors = [TensorSpec("layer", (D,), *bits)]
     beta_1, beta_2 = (0.0, 0.0) if name is OptimizerName.ADAGRAD else (BETA_1, BETA_2)
-    optimizer = ServerOptimizer(
-        name, *(round(value * FIXED_POINT_ONE) for value in (ETA, beta_1, beta_2, TAU))
-    )
-    weights, state = bytes(4 * D), initial_optimizer_state(optimizer, tensors)
-    for update in make()[-6:]:
-        step = apply_optimizer(optimizer, tensors, weights, state, update)
-        theirs = flower(update / 2.0 ** bits[1])
-        weights, state = step.weights, step.state
-        ours = np.frombuffer(weights, "<i4") / 2.0 ** bits[0]
-        # The root has 8 bits behind the point, of values from 128 on (tau): 2^-15 of each step.
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=6 * ETA * 2 * 2.0**-15 + 2.0**-20)
-
-
-def step_flower(strategy: Any, name: OptimizerName) -> Callable[[Any], Any]:
-    """Drive Flower's strategy by its own `aggregate_fit`, with one client that sends x + delta."""
-    common = import_module("flwr.common")
-    start = common.ndarrays_to_parameters([np.zeros(D)])
     decays = {} if name is OptimizerName.ADAGRAD else {"beta_1": BETA_1, "beta_2": BETA_2}
-    fed = strategy(initial_parameters=start, eta=ETA, tau=TAU, **decays)
+    fed = getattr(import_module("flwr.server.strategy"), strategy)(
+        initial_parameters=start_flower(), eta=ETA, tau=TAU, **decays
+    )
     fed.v_t = [np.full(D, TAU**2)]
-    rounds = 0
 
-    def step(delta: Any) -> Any:
-        nonlocal rounds
-        rounds += 1
+    def take_out_the_correction(rounds: int) -> None:
         if name is OptimizerName.ADAM:
             correction = np.sqrt(1 - BETA_2 ** (rounds + 1)) / (1 - BETA_1 ** (rounds + 1))
             fed.eta = ETA / correction
-        sent = common.ndarrays_to_parameters([fed.current_weights[0] + delta])
+
+    optimizer = ServerOptimizer(
+        name, *(round(value * FIXED_POINT_ONE) for value in (ETA, beta_1, beta_2, TAU))
+    )
+    # The root has 8 bits behind the point, of values from 128 on (tau): 2^-15 of each step.
+    atol = STEPS * ETA * 2 * 2.0**-15 + 2.0**-20
+    compare_steps(optimizer, step_flower(fed, take_out_the_correction), make(), atol)
+
+
+def start_flower() -> Any:
+    return import_module("flwr.common").ndarrays_to_parameters([np.zeros(D)])
+
+
+def step_flower(
+    strategy: Any, prepare: Callable[[int], None] | None = None
+) -> Callable[[Any], Any]:
+    """Drive Flower's strategy by its own `aggregate_fit`, with one client that sends x + delta."""
+    common = import_module("flwr.common")
+    current, rounds = np.zeros(D), 0
+
+    def step(delta: Any) -> Any:
+        nonlocal current, rounds
+        rounds += 1
+        if prepare is not None:
+            prepare(rounds)
+        sent = common.ndarrays_to_parameters([current + delta])
         result = SimpleNamespace(parameters=sent, num_examples=1, metrics={})
-        parameters, _ = fed.aggregate_fit(rounds, [(None, result)], [])
-        return common.parameters_to_ndarrays(parameters)[0]
+        parameters, _ = strategy.aggregate_fit(rounds, [(None, result)], [])
+        (current,) = common.parameters_to_ndarrays(parameters)
+        return current
 
     return step
