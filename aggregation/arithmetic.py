@@ -175,9 +175,11 @@ def scale_rounded(values: NDArray[np.int64], multiplier: int, shift: int) -> NDA
         raise BoundError(f"multiplier {multiplier} is outside 0..{SCALE_MULTIPLIER_MAX}")
     if not SCALE_SHIFT_MIN <= shift <= SCALE_SHIFT_MAX:
         raise BoundError(f"shift {shift} is outside {SCALE_SHIFT_MIN}..{SCALE_SHIFT_MAX}")
-    magnitude = np.abs(values)
-    if magnitude.size and int(magnitude.max()) > SCALE_VALUE_ABS_MAX:
+    least, most = _find_range(values)
+    # Before magnitudes are taken: that of the lowest int64 would be negative.
+    if max(-least, most) > SCALE_VALUE_ABS_MAX:
         raise BoundError(f"a value exceeds {SCALE_VALUE_ABS_MAX}, the limit of exact scaling")
+    magnitude = np.abs(values)
     low = magnitude * (multiplier & 0xFFFF)
     high = magnitude * (multiplier >> 16)
     high += low >> 16

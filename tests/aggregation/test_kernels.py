@@ -73,7 +73,17 @@ def test_scaling_is_exact_in_79_bits(value: int, multiplier: int, shift: int) ->
 
 @pytest.mark.parametrize(
     ("value", "multiplier", "shift"),
-    [(2**47, 1, 0), (-(2**47), 1, 0), (1, -1, 0), (1, 2**32 + 1, 0), (1, 1, -31), (1, 1, 63)],
+    [
+        (2**47, 1, 0),
+        (-(2**47), 1, 0),
+        (2**63 - 1, 1, 0),
+        # Its magnitude is no int64: negated, it is itself again.
+        (-(2**63), 1, 0),
+        (1, -1, 0),
+        (1, 2**32 + 1, 0),
+        (1, 1, -31),
+        (1, 1, 63),
+    ],
 )
 def test_scaling_refuses_what_it_could_not_do_exactly(
     value: int, multiplier: int, shift: int
