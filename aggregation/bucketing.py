@@ -9,7 +9,7 @@ Formula::
     y_k = round( mean of u_pi(s k), ..., u_pi(min(s k + s, n) - 1) ),  k = 0..ceil(n / s) - 1
 
 Symbols: n updates, s = `bucket_size` (2 if that is 0), halves rounded away from 0. The last bucket
-may be smaller.
+may be smaller; its sum is divided by the number of updates in it, not by s, which would shrink it.
 
 At most f buckets hold a hostile update, so what follows sees n' = ceil(n / s) updates of which f
 may be hostile.

@@ -123,7 +123,7 @@ def select_repeatedly(distances: NDArray[np.int64], num_byzantine: int, count: i
     Parameters
     ----------
     distances : int64, (n, n)
-        Squared distances, below 2^62.
+        Squared distances, below 2^62, of at most 4,096 updates.
     num_byzantine : int
     count : int
         How many to choose, at most n.
@@ -136,9 +136,12 @@ def select_repeatedly(distances: NDArray[np.int64], num_byzantine: int, count: i
     Raises
     ------
     BoundError
-        If more than n are to be chosen, n < num_byzantine + 3, or a distance is out of range.
+        If more than n are to be chosen, n < num_byzantine + 3, n > 4,096, or a distance is out of
+        range.
     """
     n = distances.shape[0]
+    if n > UPDATES_PER_ROUND_MAX:
+        raise BoundError(f"distances of {n} updates, more than {UPDATES_PER_ROUND_MAX}")
     validate_precondition(n, num_byzantine, max(count, num_byzantine + 3))
     if int(distances.min()) < 0 or int(distances.max()) >= DISTANCE_MAX:
         raise BoundError(f"a squared distance is outside 0..{DISTANCE_MAX - 1}")

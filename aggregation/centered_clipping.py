@@ -11,7 +11,8 @@ Formula, from v = p on, L = `iterations` times::
 Symbols: n updates, p the last aggregate (zeros in the first training round), t = `radius`, or, if
 that is 0, the lower median of the distances |u_i - v|. v is never rounded in between: it is kept as
 a combination of p and the updates with integer weights that add up to 2^36, those of the updates
-rounded down. w_i has 16 fraction bits, rounded down, so that no update moves v by more than t / n.
+rounded down. w_i has 16 fraction bits, rounded down, so that no update moves v by more than t / n,
+but for the 2^-36 of a unit to which |u_i - v| is known.
 
 Bounds: see `combination`; with p, n + 1 <= 4,097 rows, whose weights still add up to 2^36.
 

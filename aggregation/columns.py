@@ -220,7 +220,11 @@ def validate_precondition(n_updates: int, num_byzantine: int, updates_min: int) 
 
 
 def get_block_width(source: ColumnSource) -> int:
-    """Return how many columns a source's blocks have at most; depends on its shape alone."""
+    """Return how many columns a source's blocks have at most.
+
+    Depends on the shape alone, and on whether another stage is in front: behind one, blocks are
+    never wider, so that whatever that stage has made room for suffices.
+    """
     values = BLOCK_VALUES if isinstance(source, RowSource) else STAGED_BLOCK_VALUES
     width = min(values // source.rows_read, source.dimension // BLOCKS_MIN)
     width = max(width, min(COLUMNS_MIN, source.dimension))

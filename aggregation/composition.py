@@ -100,8 +100,8 @@ def validate_rule(rule: AggregationRule, updates_min: int) -> None:
         If a number is negative; if there is not exactly one final stage, in the last place; if a
         pre-aggregation is repeated; if a parameter belongs to a stage that is absent; if the
         precondition of a stage, n >= the bound the message names, does not hold for
-        `updates_min`, or behind `bucketing` for the number of buckets; if `mean` is to tolerate
-        hostile updates without `clip` or `arc`.
+        `updates_min`, or behind `bucketing` for the number of buckets; if there are fewer buckets
+        than hostile updates; if `mean` is to tolerate hostile updates without `clip` or `arc`.
     """
     _validate_composition(rule)
     f = rule.num_byzantine
@@ -121,6 +121,12 @@ def validate_rule(rule: AggregationRule, updates_min: int) -> None:
         raise RuleError(
             f"mean tolerates no hostile update, but num_byzantine is {f}:"
             " set it to 0, put clip or arc in front, or choose another final stage"
+        )
+    if count < f:
+        # Every other stage needs more; a mean of clipped updates has no bound of its own.
+        raise RuleError(
+            f"{rule.stages[-1]} needs n >= num_byzantine = {f}, but the minimum is {updates_min},"
+            f" of which bucketing makes {count}"
         )
     if rule.selected > count - f:
         raise RuleError(

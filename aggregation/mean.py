@@ -12,7 +12,8 @@ If every count is 0, all updates weigh the same.
 Bounds: |u| < 2^15, w < 2^32, n <= 2^12, so |sum w u| < 2^59 and W < 2^44; unweighted sums stay
 below 2^27 and are added up in int32.
 
-Precondition: the mean tolerates no hostile update (f = 0), unless `clip` bounds each one's norm.
+Precondition: the mean tolerates no hostile update (f = 0), unless `clip` or `arc` bounds each one's
+norm.
 
 Source: McMahan et al., arXiv:1602.05629, Algorithm 1, for the weighting by example counts.
 """

@@ -116,6 +116,10 @@ def test_selections_stay_within_what_there_is() -> None:
             bulyan.select_repeatedly(matrix, 1, 5)
     matrix[0, 1] = 2**62 - 1
     assert len(bulyan.select_repeatedly(matrix, 1, 5)) == 5
+    # One number, seen as the distances of more updates than a round has.
+    many = np.broadcast_to(np.int64(1), (4097, 4097))
+    with pytest.raises(BoundError, match="4097 updates"):
+        bulyan.select_repeatedly(many, 1, 5)
 
 
 def test_ranks_and_rows_stay_within_what_there_is() -> None:

@@ -3,6 +3,7 @@
 Owns the checks at the doors of the package. Never computes an aggregate that is used.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,36 @@ def test_multi_krum_behind_bucketing_selects_among_buckets() -> None:
     validate_rule(rule, 13)
     with pytest.raises(RuleError, match="selected <= n - num_byzantine = 5"):
         validate_rule(rule, 12)
+
+
+@pytest.mark.parametrize("front", [Stage.CLIP, Stage.ARC])
+def test_a_mean_of_buckets_is_not_refused_in_the_name_of_another_stage(front: Stage) -> None:
+    rule = AggregationRule((front, Stage.BUCKETING, Stage.MEAN), 2, bucket_size=4)
+    assert compute_updates_min(rule) == 5
+    validate_rule(rule, 5)
+    rule = replace(rule, bucket_size=5)
+    message = "mean needs n >= num_byzantine = 2, but the minimum is 5, of which bucketing makes 1"
+    with pytest.raises(RuleError, match=message):
+        validate_rule(rule, 5)
+
+
+@pytest.mark.parametrize("f", [0, 1, 2, 5])
+def test_the_smallest_number_of_updates_of_every_composition_is_exact(f: int) -> None:
+    tried = 0
+    for length, last in itertools.product(range(4), FINALS):
+        for front in itertools.permutations(sorted(PRE_AGGREGATIONS), length):
+            numbers = {"bucket_size": 3} if Stage.BUCKETING in front else {}
+            if last is Stage.MULTI_KRUM:
+                numbers["selected"] = 2 * f + 5
+            rule = AggregationRule((*front, last), f, **numbers)
+            if last is Stage.MEAN and f and not {Stage.CLIP, Stage.ARC} & set(front):
+                continue
+            least = compute_updates_min(rule)
+            validate_rule(rule, least)
+            with pytest.raises(RuleError, match="needs"):
+                validate_rule(rule, least - 1)
+            tried += 1
+    assert tried > 250
 
 
 def test_what_a_rule_keeps_or_draws_is_given_exactly_to_rules_that_use_it() -> None:
