@@ -4,8 +4,9 @@ Owns the comparison. Never tests an internal function that a rule's result would
 """
 
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import permutations
 from random import Random
 
 import numpy as np
@@ -14,7 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from numpy.typing import NDArray
-from quorate.chain.task import DEFAULT_RULE, PRE_AGGREGATIONS, AggregationRule, Stage
+from quorate.chain.task import (
+    DEFAULT_RULE,
+    PRE_AGGREGATIONS,
+    STAGES_MAX,
+    AggregationRule,
+    Stage,
+)
 
 from aggregation import (
     Aggregate,
@@ -48,6 +55,12 @@ FRONTS = [
 ]
 SEED = bytes(range(32))
 COMPOSITIONS = [(*front, final) for front in FRONTS for final in FINAL_STAGES]
+EVERY_FRONT = [
+    front
+    for length in range(STAGES_MAX)
+    for front in permutations(sorted(PRE_AGGREGATIONS), length)
+]
+"""Whatever may stand in front of a final stage, in any order."""
 
 # Few different values make many ties; the full range finds overflow.
 VALUES = st.one_of(st.integers(-3, 3), st.integers(-32767, 32767), st.sampled_from([-32767, 32767]))
@@ -93,9 +106,43 @@ def matrices(draw: st.DrawFn, rows_min: int = 1, rows_max: int = 12) -> list[lis
     return draw(st.lists(st.lists(VALUES, min_size=d, max_size=d), min_size=n, max_size=n))
 
 
+def flip_signs(honest: list[list[int]]) -> list[int]:
+    return [max(-32767, min(32767, -8 * column[0])) for column in zip(*honest, strict=True)]
+
+
+def push_inner_product(honest: list[list[int]]) -> list[int]:
+    return [-sum(column) // len(column) for column in zip(*honest, strict=True)]
+
+
+def hide_in_the_spread(honest: list[list[int]]) -> list[int]:
+    """The least that any honest update says of each coordinate: never an outlier in one."""
+    return [min(column) for column in zip(*honest, strict=True)]
+
+
+ATTACKS: list[Callable[[list[list[int]]], list[int]]] = [
+    flip_signs,
+    push_inner_product,
+    hide_in_the_spread,
+    lambda honest: honest[-1],
+    lambda honest: [32767] * len(honest[0]),
+    lambda honest: [32767 if place % 2 else -32767 for place in range(len(honest[0]))],
+    lambda honest: [0] * len(honest[0]),
+]
+"""What all hostile updates of a round say, given the honest ones; the fourth mimics one of them."""
+
+
+def put_hostile(
+    updates: list[list[int]], f: int, attack: Callable[[list[list[int]]], list[int]]
+) -> list[list[int]]:
+    """Return a round whose last f updates are hostile."""
+    honest = updates[: len(updates) - f]
+    return honest + [attack(honest)] * f
+
+
 @st.composite
 def rounds(draw: st.DrawFn) -> tuple[AggregationRule, list[list[int]]]:
-    stages = draw(st.sampled_from(COMPOSITIONS))
+    every = st.tuples(st.sampled_from(EVERY_FRONT), st.sampled_from(FINAL_STAGES))
+    stages = draw(st.sampled_from(COMPOSITIONS) | every.map(lambda pair: (*pair[0], pair[1])))
     f = draw(st.integers(0, 2 if {Stage.BULYAN, Stage.BUCKETING} & set(stages) else 3))
     length = st.one_of(st.just(0), st.integers(1, 60_000))
     drawn = {
@@ -109,6 +156,8 @@ def rounds(draw: st.DrawFn) -> tuple[AggregationRule, list[list[int]]]:
     }
     rule = replace(make_rule(stages, f), **drawn)
     updates = draw(matrices(compute_updates_min(rule), compute_updates_min(rule) + 5))
+    if draw(st.booleans()):
+        updates = put_hostile(updates, rule.num_byzantine, draw(st.sampled_from(ATTACKS)))
     if stages[-1] is Stage.MULTI_KRUM:
         size = rule.bucket_size or 2
         n = -(-len(updates) // size) if Stage.BUCKETING in stages else len(updates)
@@ -145,6 +194,23 @@ def test_every_composition_equals_its_dumb_version(
     result = run(rule, to_arrays(updates), seed=seed, previous=np.array(previous, np.int16))
     assert to_list(result) == compute_expected(rule, updates, seed, previous)
     assert len(result.scores) == len(result.set_aside) == len(updates)
+
+
+@pytest.mark.parametrize("final", FINAL_STAGES)
+@pytest.mark.parametrize("attack", range(len(ATTACKS)))
+def test_every_order_of_stages_equals_its_dumb_version_under_attack(
+    attack: int, final: Stage
+) -> None:
+    """All that a task may compose, each at its smallest n and a little above."""
+    for place, front in enumerate(EVERY_FRONT):
+        rule = make_rule((*front, final), 1)
+        n = max(compute_updates_min(rule), 2) + place % 3
+        generator = np.random.default_rng((attack, place))
+        honest = generator.integers(-900, 1500, (n, 3)).tolist()
+        updates = put_hostile(honest, 1, ATTACKS[attack])
+        previous = honest[0]
+        result = run(rule, to_arrays(updates), previous=np.array(previous, np.int16))
+        assert to_list(result) == compute_expected(rule, updates, SEED, previous), rule.stages
 
 
 @settings(deadline=None)
@@ -194,22 +260,38 @@ def test_mixing_scores_by_in_degree(updates: list[list[int]], f: int, final: Sta
 @given(matrices(rows_min=7), st.integers(0, 2), st.integers(0, 5))
 def test_multi_krum_scores_by_centrality(updates: list[list[int]], f: int, selected: int) -> None:
     result = aggregate(AggregationRule((Stage.MULTI_KRUM,), f, 0, selected), to_arrays(updates))
-    krum = reference.krum_scores(updates, f)
     chosen = reference.krum_selection(updates, f, selected)
-    worst = max(krum[i] for i in chosen)
-    expected = [
-        Fraction(worst, worst + value) if worst + value else Fraction(1, 2) for value in krum
-    ]
-    assert list(result.scores) == [reference.score(value) for value in expected]
+    assert list(result.scores) == score_by_centrality(updates, f, chosen)
+    assert list(result.set_aside) == [i not in chosen for i in range(len(updates))]
+
+
+@settings(deadline=None)
+@given(matrices(rows_min=7), st.integers(0, 2))
+def test_krum_scores_by_centrality_and_sets_all_others_aside(
+    updates: list[list[int]], f: int
+) -> None:
+    result = aggregate(AggregationRule((Stage.KRUM,), f), to_arrays(updates))
+    chosen = reference.krum_selection(updates, f, 1)
+    assert list(result.scores) == score_by_centrality(updates, f, chosen)
     assert list(result.set_aside) == [i not in chosen for i in range(len(updates))]
 
 
 @settings(deadline=None)
 @given(matrices(rows_min=11), st.integers(0, 2))
-def test_bulyan_sets_aside_what_it_does_not_select(updates: list[list[int]], f: int) -> None:
+def test_bulyan_scores_by_centrality_and_sets_aside_what_it_does_not_select(
+    updates: list[list[int]], f: int
+) -> None:
     result = aggregate(AggregationRule((Stage.BULYAN,), f), to_arrays(updates))
     chosen = reference.bulyan_selection(updates, f)
+    assert list(result.scores) == score_by_centrality(updates, f, chosen)
     assert list(result.set_aside) == [i not in chosen for i in range(len(updates))]
+
+
+def score_by_centrality(updates: list[list[int]], f: int, chosen: list[int]) -> list[int]:
+    krum = reference.krum_scores(updates, f)
+    worst = max(krum[i] for i in chosen)
+    shares = [Fraction(worst, worst + value) if worst + value else Fraction(1, 2) for value in krum]
+    return [reference.score(share) for share in shares]
 
 
 @settings(deadline=None)
@@ -291,6 +373,20 @@ def test_extreme_updates_stay_extreme(stages: tuple[Stage, ...], sign: int) -> N
     result = run(make_rule(stages, 30), updates, previous=updates[0])
     assert np.array_equal(result.vector, updates[0])
     assert result.saturated == n * d
+
+
+@pytest.mark.parametrize("stages", COMPOSITIONS)
+@pytest.mark.parametrize("value", [0, 1, -7])
+def test_updates_that_are_all_equal_are_their_aggregate(
+    stages: tuple[Stage, ...], value: int
+) -> None:
+    """No distance, no direction where they are 0, and ties everywhere."""
+    updates = [np.full(3, value, np.int16)] * 30
+    result = run(make_rule(stages, 3), updates, previous=updates[0])
+    assert result.vector.tolist() == [value] * 3
+    assert len(set(result.scores)) == 1
+    if not {Stage.KRUM, Stage.MULTI_KRUM, Stage.BULYAN} & set(stages) or Stage.NNM in stages:
+        assert not any(result.set_aside)
 
 
 @pytest.mark.parametrize("stages", COMPOSITIONS)
@@ -451,18 +547,18 @@ def test_arrival_order_is_lost_in_the_canonical_order(
     assert [array.tolist() for array in arrays] == updates
 
 
-BY_INDEX = {Stage.MULTI_KRUM, Stage.KRUM, Stage.BULYAN, Stage.BUCKETING}
-"""Stages in which the index of an update breaks ties or decides on its bucket."""
-
-
-@pytest.mark.parametrize("stages", [s for s in COMPOSITIONS if not BY_INDEX & set(s)])
+@pytest.mark.parametrize("stages", [s for s in COMPOSITIONS if Stage.BUCKETING not in s])
 def test_without_ties_any_order_gives_the_same_vector(stages: tuple[Stage, ...]) -> None:
+    """The index of an update breaks ties and decides on its bucket, and nothing else.
+
+    With f < 3 Bulyan comes to ask for one neighbour, and two that are each other's tie.
+    """
     generator = np.random.default_rng(3)
-    updates = list(generator.integers(-9000, 9000, (11, 50), dtype=np.int16))
+    updates = list(generator.integers(-9000, 9000, (15, 50), dtype=np.int16))
     rule = make_rule(stages, 3)
     result = run(rule, updates)
     for _ in range(20):
-        order = generator.permutation(11)
+        order = generator.permutation(15)
         shuffled = run(rule, [updates[i] for i in order])
         assert np.array_equal(shuffled.vector, result.vector)
         assert shuffled.scores == tuple(result.scores[i] for i in order)
