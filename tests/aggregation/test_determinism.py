@@ -134,7 +134,8 @@ def compute_rule_digest(rule: AggregationRule, updates: list[NDArray[np.int16]])
         previous=updates[0] if keeps_aggregate(rule) else None,
     )
     digest = hashlib.sha256(result.vector.tobytes())
-    digest.update(repr((result.scores, result.set_aside, result.saturated)).encode())
+    said = (result.scores, result.set_aside, result.saturated, result.clipped)
+    digest.update(repr(said).encode())
     return digest.hexdigest()
 
 
@@ -143,6 +144,7 @@ def print_digest() -> None:
     block_values = os.environ.get("QUORATE_TEST_BLOCK_VALUES")
     if block_values:
         columns.BLOCK_VALUES = int(block_values)
+        columns.STAGED_BLOCK_VALUES = columns.BLOCK_VALUES // 4
         columns.COLUMNS_MIN = 999
     print(json.dumps({"digest": compute_digest(), **describe_machine()}))
 
@@ -212,6 +214,12 @@ def test_one_digest_for_all_orders_threads_hash_seeds_processors_and_blocks() ->
     assert len({result["hash_of_text"] for result in found}) > 1
     if is_x86() and has_feature("AVX2") and ask_openblas()[0]:
         assert len({result["kernel"] for result in found}) > 1
+
+
+def test_the_digest_covers_every_stage_and_optimizer_and_three_stages_at_once() -> None:
+    assert {stage for rule in RULES for stage in rule.stages} == set(Stage)
+    assert {optimizer.name for optimizer in OPTIMIZERS} == set(OptimizerName)
+    assert max(len(rule.stages) for rule in RULES) >= 3
 
 
 def test_extensions_can_be_switched_off_where_there_are_any() -> None:

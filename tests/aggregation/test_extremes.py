@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 from numpy.typing import NDArray
 from quorate.chain.task import (
     DEFAULT_RULE,
@@ -40,6 +41,7 @@ from aggregation import (
 from aggregation.errors import RuleError
 from aggregation.multi_krum import compute_krum_scores
 from aggregation.registry import FINAL_STAGES, PRE_AGGREGATIONS
+from tests.aggregation import reference
 
 HONEST = np.array([100, -7, 0, 3], np.int16)
 HOSTILE = np.array([32767, -32767, 32767, -32767], np.int16)
@@ -51,15 +53,19 @@ N = UPDATES_PER_ROUND_MAX
     [
         ((Stage.MEDIAN,), (N - 1) // 2),
         ((Stage.TRIMMED_MEAN,), (N - 1) // 2),
+        ((Stage.KRUM,), (N - 3) // 2),
         ((Stage.MULTI_KRUM,), (N - 3) // 2),
         ((Stage.BULYAN,), (N - 3) // 4),
         ((Stage.CENTERED_CLIPPING,), (N - 1) // 2),
+        ((Stage.GEOMETRIC_MEDIAN,), N // 8),
         (DEFAULT_RULE, N // 4),
+        ((Stage.CLIP, Stage.NNM, Stage.MULTI_KRUM), N // 4),
     ],
 )
 def test_the_largest_round_keeps_what_is_honest(stages: tuple[Stage, ...], f: int) -> None:
     rule = AggregationRule(stages, f)
-    if len(stages) == 1:
+    # So many at an extreme draw the geometric median further off than its iterations come back.
+    if len(stages) == 1 and stages[0] is not Stage.GEOMETRIC_MEDIAN:
         one_more = AggregationRule(stages, f + 1)
         assert compute_updates_min(rule) <= N < compute_updates_min(one_more)
     kept = HONEST if keeps_aggregate(rule) else None
@@ -67,8 +73,20 @@ def test_the_largest_round_keeps_what_is_honest(stages: tuple[Stage, ...], f: in
     assert np.abs(result.vector.astype(int) - HONEST).max() <= 1
     assert result.saturated == 4 * f
     assert min(result.scores[f:]) > max(result.scores[:f])
-    if stages[-1] is not Stage.BULYAN:
+    if stages[-1] not in (Stage.BULYAN, Stage.KRUM):
         assert not any(result.set_aside[f:])
+
+
+@pytest.mark.parametrize("final", [Stage.MEDIAN, Stage.BULYAN, Stage.KRUM])
+def test_the_largest_round_in_buckets_keeps_what_is_honest(final: Stage) -> None:
+    """Each hostile update may spoil one of 2,048 buckets: as many as the final stage tolerates."""
+    rule = AggregationRule((Stage.ARC, Stage.BUCKETING, final), 0)
+    f = max(f for f in range(N) if compute_updates_min(replace(rule, num_byzantine=f)) <= N)
+    assert f == {Stage.MEDIAN: 1023, Stage.BULYAN: 511, Stage.KRUM: 1022}[final]
+    rule = replace(rule, num_byzantine=f)
+    result = aggregate(rule, [HOSTILE] * f + [HONEST] * (N - f), seed=b"seed")
+    assert result.vector.tolist() == HONEST.tolist()
+    assert result.clipped == (True,) * f + (False,) * (N - f)
 
 
 def test_scores_of_the_largest_round_take_no_memory_for_all_pairs_at_once() -> None:
@@ -98,6 +116,38 @@ def _as_wide_as_models_are(monkeypatch: pytest.MonkeyPatch) -> None:
             return compute(*arguments) * PARAMETERS_MAX
 
         monkeypatch.setattr(module, name, compute_wide)
+
+
+@pytest.mark.usefixtures("_as_wide_as_models_are")
+@pytest.mark.parametrize(
+    ("stages", "f"),
+    [
+        ((Stage.MEAN,), 0),
+        ((Stage.KRUM,), 48),
+        ((Stage.MULTI_KRUM,), 48),
+        ((Stage.MULTI_KRUM,), 0),
+        ((Stage.BULYAN,), 24),
+        ((Stage.NNM, Stage.MULTI_KRUM), 24),
+        ((Stage.NNM, Stage.TRIMMED_MEAN), 49),
+    ],
+)
+def test_a_hundred_wide_updates_rank_as_their_columns_do(stages: tuple[Stage, ...], f: int) -> None:
+    """Sums of squares pass int64 here, and only there: the dumb version sees narrow columns.
+
+    No scale that all distances have in common changes what these rules select or score.
+    """
+    n = 100
+    rows = np.random.default_rng(f).integers(-18_000, 18_001, (n, 3))
+    rows[n - f :] = -18_000
+    updates, lists = list(rows.astype(np.int16)), rows.tolist()
+    if Stage.MULTI_KRUM in stages or Stage.KRUM in stages:
+        assert max(reference.krum_scores(lists, f)) * PARAMETERS_MAX > 2**63
+    result = aggregate(AggregationRule(stages, f), updates)
+    names = [str(stage) for stage in stages]
+    assert result.vector.tolist() == reference.apply_stages(names, lists, reference.Rule(f))
+    if stages == (Stage.MEAN,):
+        expected = reference.leave_one_out(lists, [1] * n, result.vector.tolist())
+        assert list(result.scores) == [reference.score(value) for value in expected]
 
 
 ENDS = (32767, -32767, 32766, 0, 1, -32766, -1)
