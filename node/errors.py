@@ -22,7 +22,7 @@ node stand beside what raises them:
     QuorateError
     ├── Refusal               a client's: the RPC's answer itself (`node.rpc.problems`)
     ├── SurfaceListenError    the operator's: RPC or metrics cannot listen (`node.rpc.listening`)
-    ├── LocalnetError         a node of a localnet ended or did not start (`node.localnet`)
+    ├── LocalnetError         a localnet cannot start or go on (`node.localnet`)
     ├── DemoError             the demonstration cannot go on (`node.demo.errors`)
     ├── KeyringError          the user's: a key for accounts (`node.commands.keyring`)
     ├── InputFileError        the user's: a file given to a command (`node.commands.task_file`)

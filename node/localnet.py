@@ -10,12 +10,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Final, Self
 
 from quorate.chain.errors import QuorateError
@@ -24,6 +25,7 @@ from quorate.rpc_types import Status
 
 from node.process import STOP_WITH_INPUT
 from node.testnet import LOOPBACK, NodeAddress, WrittenNode
+from store.disk import lock_folder, make_folder
 
 READY_SECONDS_MAX: Final = 60.0
 STOP_SECONDS_MAX: Final = 10.0
@@ -47,25 +49,51 @@ class LocalnetError(QuorateError):
 
 @dataclass(slots=True)
 class NodeProcess:
-    """A node's process and where it writes its log."""
+    """A node's process and where it writes its log.
+
+    Attributes
+    ----------
+    node : WrittenNode
+    process : subprocess.Popen
+    log_file : Path
+    log_start : int
+        Bytes of the log that earlier processes have written.
+    """
 
     node: WrittenNode
     process: subprocess.Popen[bytes]
     log_file: Path
+    log_start: int = 0
 
     @property
     def is_running(self) -> bool:
         """Whether the process lives."""
         return self.process.poll() is None
 
+    @property
+    def end(self) -> str:
+        """How the process has ended: its exit code, or the signal."""
+        code = self.process.returncode
+        if code is None or code >= 0:
+            return f"exit code {code}"
+        try:
+            return f"signal {-code}, {signal.Signals(-code).name}"
+        except ValueError:
+            return f"signal {-code}"
+
     def read_last_words(self) -> str:
         """Return the sentence that the node ended with, or its log's last line."""
         with self.log_file.open("rb") as file:
-            file.seek(max(0, self.log_file.stat().st_size - LOG_TAIL_BYTES))
+            file.seek(max(self.log_start, self.log_file.stat().st_size - LOG_TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
         told = [line for line in lines if line.startswith(_ERROR_MARK)]
         last = (told or lines or ["it wrote nothing"])[-1].removeprefix(_ERROR_MARK).strip()
         return last if last.endswith((".", "]")) else f"{last}."
+
+    def close_input(self) -> None:
+        """Close the process's input, which tells it to stop if it still runs."""
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
 
 class Localnet:
@@ -93,7 +121,28 @@ class Localnet:
     def start(self) -> None:
         """Start every node; they need a moment until they answer."""
         for node in self.nodes:
-            self.processes.append(_start_node(node))
+            with hold_interrupts():
+                self.processes.append(_start_node(node))
+
+    def restart(self, number: int) -> None:
+        """Start a node again that has ended.
+
+        Parameters
+        ----------
+        number : int
+            Its place among the nodes.
+
+        Raises
+        ------
+        LocalnetError
+            If it runs.
+        """
+        ended = self.processes[number]
+        if ended.is_running:
+            raise LocalnetError(f"{ended.node.moniker} runs: stop it before it is started again.")
+        with hold_interrupts():
+            ended.close_input()
+            self.processes[number] = _start_node(ended.node)
 
     def check_running(self) -> None:
         """Raise unless every node still runs.
@@ -106,7 +155,7 @@ class Localnet:
         for each in self.processes:
             if not each.is_running:
                 raise LocalnetError(
-                    f"{each.node.moniker} has stopped (exit code {each.process.returncode}): "
+                    f"{each.node.moniker} has stopped ({each.end}): "
                     f"{each.read_last_words()} Its log: {each.log_file}"
                 )
 
@@ -147,20 +196,27 @@ class Localnet:
             time.sleep(_POLL_SECONDS)
 
     def stop(self) -> None:
-        """Stop every node in order, and kill what does not stop in time."""
+        """Stop every node in order, and kill what does not stop in time.
+
+        A person who is asked to wait for that may interrupt it: then all are killed at once.
+        """
+        try:
+            self._terminate()
+        finally:
+            for each in self.processes:
+                each.process.kill()
+                each.process.wait()
+                each.close_input()
+            self._clients.close()
+
+    def _terminate(self) -> None:
         for each in self.processes:
             if each.is_running:
                 each.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + STOP_SECONDS_MAX
         for each in self.processes:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 each.process.wait(max(0.0, deadline - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                each.process.kill()
-                each.process.wait()
-            if each.process.stdin is not None:
-                each.process.stdin.close()
-        self._clients.close()
 
     def __enter__(self) -> Self:
         return self
@@ -200,6 +256,63 @@ def find_free_addresses(count: int) -> list[NodeAddress]:
     )
 
 
+def check_ports(addresses: Sequence[NodeAddress]) -> None:
+    """Raise if somebody listens where a node is to listen.
+
+    Raises
+    ------
+    LocalnetError
+    """
+    for address in addresses:
+        for port in (address.p2p_port, address.rpc_port, address.metrics_port):
+            if not _is_free(port):
+                raise LocalnetError(
+                    f"Port {port} on {LOOPBACK} is in use: stop the program that listens there, or "
+                    "choose other ports with --starting-port."
+                )
+
+
+@contextmanager
+def hold_folder(folder: Path) -> Iterator[None]:
+    """Create a folder unless it is there, and keep it from every other localnet.
+
+    Raises
+    ------
+    LocalnetError
+        If it is no folder, or another localnet has it.
+    StorageError
+        If it cannot be created or used.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise LocalnetError(f"{folder} is no folder: choose another one.")
+    make_folder(folder)
+    descriptor = lock_folder(folder)
+    if descriptor is None:
+        raise LocalnetError(
+            f"Another localnet runs in {folder}: stop that one first, or choose another folder."
+        )
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def hold_interrupts() -> Iterator[None]:
+    """Let Ctrl-C wait until what is inside is done: no process is started and then forgotten."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    noted: list[FrameType | None] = []
+    before = signal.signal(signal.SIGINT, lambda _, frame: noted.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if noted and callable(before):
+        before(signal.SIGINT, noted[0])
+
+
 def make_environment(own: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a node's process.
 
@@ -225,6 +338,7 @@ def _start_node(node: WrittenNode) -> NodeProcess:
     # -P: a folder named node where the user happens to stand is not this program.
     command = [sys.executable, "-P", "-m", "node.process", STOP_WITH_INPUT, str(node.home.folder)]
     with log_file.open("ab") as log:
+        log_start = log.tell()
         process = subprocess.Popen(  # noqa: S603 - this interpreter and a folder of ours.
             command,
             stdin=subprocess.PIPE,
@@ -236,7 +350,7 @@ def _start_node(node: WrittenNode) -> NodeProcess:
             # own one node's aggregation would not give way to another's consensus.
             process_group=0,
         )
-    return NodeProcess(node, process, log_file)
+    return NodeProcess(node, process, log_file, log_start)
 
 
 def _get_status(client: Client) -> Status | None:

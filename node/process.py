@@ -5,6 +5,7 @@ Never knows the command line; ``quorate start`` calls it, and ``python -m node.p
 how a localnet starts its nodes.
 """
 
+import faulthandler
 import os
 import signal
 import sys
@@ -64,6 +65,8 @@ def stop_with_input() -> None:
 
 def main(arguments: list[str]) -> int:
     """Run a node by the arguments of its process, and return the exit code."""
+    # A crash inside a library leaves in the log what each thread was at.
+    faulthandler.enable()
     if STOP_WITH_INPUT in arguments:
         stop_with_input()
     (folder,) = (argument for argument in arguments if argument != STOP_WITH_INPUT)

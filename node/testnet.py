@@ -231,24 +231,27 @@ def _check_count(count: int) -> None:
         raise HomeError(f"A network has 1 to {VALIDATORS_MAX} validators here, not {count}.")
 
 
-def _fill_in(plan: NetworkPlan, index: int, moniker: str, others: list[str]) -> Config:
-    """Return the shared settings with a node's own names and addresses."""
-    address, config = plan.addresses[index], plan.config
+def set_addresses(config: Config, address: NodeAddress) -> Config:
+    """Return settings of a node that listens at an address."""
     is_local = address.host == LOOPBACK
     everywhere = "::" if ":" in address.host else "0.0.0.0"  # noqa: S104 - nodes meet there.
     listen = _make_multiaddress(address.host if is_local else everywhere, address.p2p_port)
     external = "" if is_local else _make_multiaddress(address.host, address.p2p_port)
     return replace(
         config,
-        moniker=moniker,
         rpc=replace(config.rpc, listen=f"{LOOPBACK}:{address.rpc_port}"),
-        p2p=replace(
-            config.p2p, listen=listen, external_address=external, persistent_peers=tuple(others)
-        ),
+        p2p=replace(config.p2p, listen=listen, external_address=external),
         instrumentation=replace(
             config.instrumentation, metrics_listen=f"{LOOPBACK}:{address.metrics_port}"
         ),
     )
+
+
+def _fill_in(plan: NetworkPlan, index: int, moniker: str, others: list[str]) -> Config:
+    """Return the shared settings with a node's own names and addresses."""
+    config = set_addresses(plan.config, plan.addresses[index])
+    p2p = replace(config.p2p, persistent_peers=tuple(others))
+    return replace(config, moniker=moniker, p2p=p2p)
 
 
 def _make_multiaddress(host: str, port: int) -> str:

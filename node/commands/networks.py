@@ -1,10 +1,12 @@
 """``testnet``, ``localnet``, ``start``: networks written, and nodes run.
 
 Owns what the commands ask and show. Never knows how a home is written or a process started:
-`node.testnet`, `node.localnet` and `node.process` do.
+`node.testnet`, `node.written_network`, `node.localnet` and `node.process` do; `node.supervision`
+decides when a node is started again.
 """
 
 import ipaddress
+import shlex
 import sys
 import tempfile
 import time
@@ -18,6 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from node.commands.printing import Printer
 from node.commands.settings import (
     NODE_VARIABLE,
     HomeOption,
@@ -26,8 +29,9 @@ from node.commands.settings import (
     get_printer,
 )
 from node.config_examples import LOCALNET
-from node.localnet import Localnet, find_free_addresses
+from node.localnet import Localnet, check_ports, find_free_addresses, hold_folder
 from node.process import run_node
+from node.supervision import Supervisor
 from node.testnet import (
     P2P_PORT,
     NetworkPlan,
@@ -37,9 +41,14 @@ from node.testnet import (
     write_network,
 )
 
+VALIDATORS_DEFAULT: Final = 4
 CHAIN_ID_DEFAULT: Final = "testnet"
+LOCALNET_CHAIN_ID_DEFAULT: Final = "localnet"
 
 REFRESH_SECONDS: Final = 1.0
+"""Between two looks at what the nodes say."""
+LOOK_SECONDS: Final = 0.1
+"""Between two looks at whether they run."""
 
 ValidatorsOption = Annotated[
     int, typer.Option("--validators", "-n", min=1, max=100, help="How many validators.")
@@ -73,7 +82,7 @@ def write_testnet(
     folder: Annotated[
         Path, typer.Option("--output", "-o", metavar="DIR", help="Where the homes are written.")
     ],
-    validators: ValidatorsOption = 4,
+    validators: ValidatorsOption = VALIDATORS_DEFAULT,
     chain_id: ChainIdOption = CHAIN_ID_DEFAULT,
     host: Annotated[
         list[str] | None,
@@ -108,20 +117,40 @@ def write_testnet(
 def localnet(
     context: typer.Context,
     *,
-    validators: ValidatorsOption = 4,
-    chain_id: ChainIdOption = "localnet",
+    validators: Annotated[
+        int | None,
+        typer.Option(
+            "--validators",
+            "-n",
+            min=1,
+            max=100,
+            help="How many validators.  [default: 4, or as many as the folder has]",
+            show_default=False,
+        ),
+    ] = None,
+    chain_id: Annotated[
+        str | None,
+        typer.Option(
+            "--chain-id",
+            help="Name of the chain.  [default: localnet, or the one in the folder]",
+            show_default=False,
+        ),
+    ] = None,
     folder: Annotated[
         Path | None,
         typer.Option(
             "--folder",
             metavar="DIR",
-            help="Where the homes go.  [default: a temporary folder]",
+            help="Where the homes go; a network that is there already goes on.  [default: a "
+            "temporary folder]",
         ),
     ] = None,
     starting_port: Annotated[
         int | None,
         typer.Option(
-            "--starting-port", min=1, help="First port; each node has ten.  [default: free ones]"
+            "--starting-port",
+            min=1,
+            help="First port; each node has ten.  [default: free ones, or those it had]",
         ),
     ] = None,
     seconds: Annotated[
@@ -129,43 +158,96 @@ def localnet(
     ] = 0.0,
     output: OutputOption = None,
 ) -> None:
-    """Run a new network on this machine.
+    """Run a network on this machine.
 
-    Writes the homes of its validators, starts all, and shows how they do until Ctrl-C.
+    Writes the homes of its validators, or goes on with those in the folder; starts all, and shows
+    how they do until Ctrl-C. A node that ends is started again, three times within a minute.
     """
     printer = get_printer(context, output)
+    target = (folder or Path(tempfile.mkdtemp(prefix="quorate-localnet-"))).expanduser().absolute()
+    with hold_folder(target):
+        if any(target.iterdir()):
+            nodes = _reopen(printer, target, validators, chain_id, starting_port)
+        else:
+            nodes = _write(target, validators, chain_id, starting_port)
+        printer.note(f"{len(nodes)} nodes in {target}; Ctrl-C stops them.")
+        with Localnet(nodes) as running:
+            try:
+                running.start()
+                # What fails here fails for a reason that a restart does not mend.
+                running.wait_until_ready()
+                printer.print_table("nodes", _list_nodes(nodes))
+                variable = f"{NODE_VARIABLE}={nodes[0].address.rpc_url}"
+                printer.note(f"In another terminal: export {variable}")
+                _watch(running, seconds)
+            except KeyboardInterrupt:
+                printer.note("Stopping.")
+    printer.note(f"To go on with it: quorate localnet --folder {shlex.quote(str(target))}")
+
+
+def _write(
+    folder: Path, count: int | None, chain_id: str | None, starting_port: int | None
+) -> list[WrittenNode]:
+    count = VALIDATORS_DEFAULT if count is None else count
     if starting_port is None:
-        addresses = find_free_addresses(validators)
+        addresses = find_free_addresses(count)
     else:
-        addresses = plan_one_machine(validators, starting_port)
-    target = folder or Path(tempfile.mkdtemp(prefix="quorate-localnet-"))
-    plan = NetworkPlan(chain_id=chain_id, addresses=addresses, config=LOCALNET)
-    nodes = write_network(target, plan)
-    printer.note(f"{len(nodes)} nodes in {target}; Ctrl-C stops them.")
-    with Localnet(nodes) as running:
-        running.start()
-        try:
-            running.wait_until_ready()
-            printer.print_table("nodes", _list_nodes(nodes))
-            printer.note(f"In another terminal: export {NODE_VARIABLE}={nodes[0].address.rpc_url}")
-            _watch(running, seconds)
-        except KeyboardInterrupt:
-            printer.note("Stopping.")
+        addresses = plan_one_machine(count, starting_port)
+        check_ports(addresses)
+    name = LOCALNET_CHAIN_ID_DEFAULT if chain_id is None else chain_id
+    return write_network(folder, NetworkPlan(chain_id=name, addresses=addresses, config=LOCALNET))
+
+
+def _reopen(
+    printer: Printer,
+    folder: Path,
+    count: int | None,
+    chain_id: str | None,
+    starting_port: int | None,
+) -> list[WrittenNode]:
+    # The network stack takes a while to import, and only who comes back needs it.
+    from node.written_network import find_network, move_network  # noqa: PLC0415
+
+    found = find_network(folder, count=count, chain_id=chain_id)
+    nodes = found.nodes
+    if starting_port is None:
+        check_ports([node.address for node in nodes])
+    else:
+        addresses = plan_one_machine(len(nodes), starting_port)
+        check_ports(addresses)
+        nodes = move_network(nodes, addresses)
+    printer.note(f"Going on with the chain {found.chain_id} from height {found.height}.")
+    return nodes
 
 
 def _watch(running: Localnet, seconds: float) -> None:
-    """Show the nodes' statuses until Ctrl-C, or until the time is over."""
+    """Show the nodes' statuses, and keep them running, until Ctrl-C or until the time is over.
+
+    Raises
+    ------
+    LocalnetError
+        If too few nodes are left to decide anything.
+    """
     deadline = time.monotonic() + seconds if seconds else float("inf")
     console = Console(stderr=True)
+
+    def tell(sentence: str) -> None:
+        console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+
+    supervisor = Supervisor(running, tell)
+    show_at = 0.0
     with Live(console=console, auto_refresh=False, transient=True) as live:
-        while time.monotonic() < deadline:
-            running.check_running()
-            statuses = running.get_statuses()
-            if console.is_terminal:
-                live.update(_make_table(running.nodes, statuses), refresh=True)
-            else:
-                print(_describe(statuses), file=sys.stderr)
-            time.sleep(min(REFRESH_SECONDS, max(0.0, deadline - time.monotonic())))
+        while (now := time.monotonic()) < deadline:
+            supervisor.look(now)
+            if now >= show_at:
+                show_at = now + REFRESH_SECONDS
+                statuses = running.get_statuses()
+                if console.is_terminal:
+                    live.update(_make_table(running.nodes, statuses), refresh=True)
+                else:
+                    print(_describe(statuses), file=sys.stderr)
+                supervisor.note_statuses(statuses)
+            time.sleep(min(LOOK_SECONDS, max(0.0, deadline - time.monotonic())))
 
 
 def _make_table(nodes: Sequence[WrittenNode], statuses: Sequence[Status | None]) -> Table:

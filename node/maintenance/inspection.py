@@ -55,15 +55,19 @@ def inspect(home: Home) -> Summary:
         with scratch as name:
             folder = Path(name)
             summary: Summary = {"home": str(home.folder)}
-            chain = _describe_or_tell(lambda: _describe_chain(home, folder))
+
+            def tell(describe: Callable[[], Summary]) -> Summary:
+                return _describe_or_tell(describe, home, folder)
+
+            chain = tell(lambda: _describe_chain(home, folder))
             height = chain.get("height")
-            summary["genesis"] = _describe_or_tell(lambda: _describe_genesis(home))
+            summary["genesis"] = tell(lambda: _describe_genesis(home))
             summary["chain"] = chain
-            summary["log"] = _describe_or_tell(
+            summary["log"] = tell(
                 lambda: _describe_log(home, height if isinstance(height, int) else None)
             )
-            summary["mempool"] = _describe_or_tell(lambda: _describe_mempool(home, folder))
-            summary["signer"] = _describe_or_tell(lambda: _describe_signer(home))
+            summary["mempool"] = tell(lambda: _describe_mempool(home, folder))
+            summary["signer"] = tell(lambda: _describe_signer(home))
             summary["reports"] = _list_reports(home)
             return summary
 
@@ -74,11 +78,12 @@ def find_problems(summary: Mapping[str, Fact]) -> list[str]:
     return [str(part[DAMAGED]) for part in parts if DAMAGED in part]
 
 
-def _describe_or_tell(describe: Callable[[], Summary]) -> Summary:
+def _describe_or_tell(describe: Callable[[], Summary], home: Home, scratch: Path) -> Summary:
     try:
         return describe()
     except QuorateError as error:
-        return {DAMAGED: str(error)}
+        # The copies go, and have the names of what they are copies of.
+        return {DAMAGED: str(error).replace(str(scratch), str(home.data_folder))}
 
 
 def _describe_genesis(home: Home) -> Summary:

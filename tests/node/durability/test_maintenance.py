@@ -281,6 +281,9 @@ def test_inspect_tells_of_damage_and_of_the_rest(home: Home) -> None:
     assert len(problems) == 2
     assert any("database" in problem and "restore" in problem for problem in problems)
     assert any("last-signed record" in problem for problem in problems)
+    # The copy that was looked at is gone when somebody reads of it.
+    assert any(f"{home.blocks_folder} is damaged" in problem for problem in problems)
+    assert "inspect-" not in str(summary)
     assert summary["mempool"] == {"own_pending_transactions": 0}
 
 
