@@ -86,9 +86,14 @@ def multi_krum(updates: list[Vector], f: int, selected: int) -> Vector:
 
 
 def clip(updates: list[Vector], clip_norm: int) -> list[Vector]:
-    squares = [sum(v * v for v in update) for update in updates]
-    bound = clip_norm**2 if clip_norm else sorted(squares)[(len(squares) - 1) // 2]
+    bound = clip_bound(updates, clip_norm)
     return [scale_to_norm(update, bound) for update in updates]
+
+
+def clip_bound(updates: list[Vector], clip_norm: int) -> int:
+    """Squared."""
+    squares = [sum(v * v for v in update) for update in updates]
+    return clip_norm**2 if clip_norm else sorted(squares)[(len(squares) - 1) // 2]
 
 
 def scale_to_norm(update: Vector, squared_bound: int) -> Vector:
@@ -100,10 +105,15 @@ def scale_to_norm(update: Vector, squared_bound: int) -> Vector:
 
 
 def arc(updates: list[Vector], f: int) -> list[Vector]:
+    bound = arc_bound(updates, f)
+    return [scale_to_norm(update, bound) for update in updates]
+
+
+def arc_bound(updates: list[Vector], f: int) -> int:
+    """Squared."""
     n = len(updates)
     k = int(Fraction(2 * f, n) * (n - f))
-    squares = sorted((sum(v * v for v in update) for update in updates), reverse=True)
-    return [scale_to_norm(update, squares[k]) for update in updates]
+    return sorted((sum(v * v for v in update) for update in updates), reverse=True)[k]
 
 
 def permutation(n: int, seed: bytes) -> list[int]:
@@ -267,18 +277,42 @@ def score(value: Fraction) -> int:
 
 def apply_stages(stages: list[str], updates: list[Vector], rule: Rule) -> Vector:
     for stage in stages[:-1]:
-        match stage:
-            case "clip":
-                updates = clip(updates, rule.clip_norm)
-            case "arc":
-                updates = arc(updates, rule.f)
-            case "nnm":
-                updates = nnm(updates, rule.f)
-            case "bucketing":
-                updates = bucketing(updates, rule.bucket_size, rule.seed)
-            case other:
-                raise ValueError(other)
+        updates = apply_front(stage, updates, rule)
     return apply_final(stages[-1], updates, rule)
+
+
+def apply_front(stage: str, updates: list[Vector], rule: Rule) -> list[Vector]:
+    match stage:
+        case "clip":
+            return clip(updates, rule.clip_norm)
+        case "arc":
+            return arc(updates, rule.f)
+        case "nnm":
+            return nnm(updates, rule.f)
+        case "bucketing":
+            return bucketing(updates, rule.bucket_size, rule.seed)
+        case other:
+            raise ValueError(other)
+
+
+def clipped(stages: list[str], updates: list[Vector], rule: Rule) -> list[bool]:
+    """Which updates, or the buckets they are in, any stage has made shorter."""
+    rows = [[i] for i in range(len(updates))]
+    found = [False] * len(updates)
+    for stage in stages[:-1]:
+        if stage in ("clip", "arc"):
+            is_clip = stage == "clip"
+            bound = clip_bound(updates, rule.clip_norm) if is_clip else arc_bound(updates, rule.f)
+            for members, update in zip(rows, updates, strict=True):
+                # To 16 bits behind the point, as the ratio is: else nothing is scaled.
+                if isqrt(sum(v * v for v in update) * 2**32) > isqrt(bound * 2**32):
+                    for member in members:
+                        found[member] = True
+        if stage == "bucketing":
+            groups = buckets(len(updates), rule.bucket_size, rule.seed)
+            rows = [[member for row in group for member in rows[row]] for group in groups]
+        updates = apply_front(stage, updates, rule)
+    return found
 
 
 def apply_final(stage: str, updates: list[Vector], rule: Rule) -> Vector:

@@ -168,19 +168,20 @@ def rounds(draw: st.DrawFn) -> tuple[AggregationRule, list[list[int]]]:
 def compute_expected(
     rule: AggregationRule, updates: list[list[int]], seed: bytes, previous: list[int]
 ) -> list[int]:
-    return reference.apply_stages(
-        [str(stage) for stage in rule.stages],
-        updates,
-        reference.Rule(
-            rule.num_byzantine,
-            rule.clip_norm,
-            rule.selected,
-            rule.bucket_size,
-            rule.iterations,
-            rule.radius,
-            seed,
-            previous,
-        ),
+    stages = [str(stage) for stage in rule.stages]
+    return reference.apply_stages(stages, updates, describe(rule, seed, previous))
+
+
+def describe(rule: AggregationRule, seed: bytes, previous: list[int]) -> reference.Rule:
+    return reference.Rule(
+        rule.num_byzantine,
+        rule.clip_norm,
+        rule.selected,
+        rule.bucket_size,
+        rule.iterations,
+        rule.radius,
+        seed,
+        previous,
     )
 
 
@@ -193,6 +194,10 @@ def test_every_composition_equals_its_dumb_version(
     previous = centre[: len(updates[0])]
     result = run(rule, to_arrays(updates), seed=seed, previous=np.array(previous, np.int16))
     assert to_list(result) == compute_expected(rule, updates, seed, previous)
+    stages = [str(stage) for stage in rule.stages]
+    clipped = reference.clipped(stages, updates, describe(rule, seed, previous))
+    assert list(result.clipped) == clipped
+    assert result.saturated == sum(abs(value) == 32767 for row in updates for value in row)
     assert len(result.scores) == len(result.set_aside) == len(updates)
 
 
@@ -211,6 +216,9 @@ def test_every_order_of_stages_equals_its_dumb_version_under_attack(
         previous = honest[0]
         result = run(rule, to_arrays(updates), previous=np.array(previous, np.int16))
         assert to_list(result) == compute_expected(rule, updates, SEED, previous), rule.stages
+        names = [str(stage) for stage in rule.stages]
+        clipped = reference.clipped(names, updates, describe(rule, SEED, previous))
+        assert list(result.clipped) == clipped, rule.stages
 
 
 @settings(deadline=None)
