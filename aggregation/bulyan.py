@@ -10,7 +10,8 @@ Formula::
 
 per coordinate, ties among updates by index, the median being the lower one for even theta, and of
 two values equally close the smaller one. Halves are rounded away from 0. (The paper leaves open
-what Krum is when only 2 f + 1 updates are left and f <= 1; the nearest neighbour then decides.)
+what Krum is when at most f + 2 updates are left, which happens for f <= 1; the nearest neighbour
+then decides.)
 
 Symbols: n updates, f = num_byzantine.
 
