@@ -4,19 +4,20 @@ Owns the form of a download, and what is told to whom asks for weights that are 
 verifies: the reader does, chunk by chunk, against the list of their hashes and a proof.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Final
 
-import numpy as np
 import trio
 from litestar import Response, get
 from litestar.params import QueryParameter
-from numpy.typing import NDArray
 from quorate.chain.content import CHUNK_BYTES, count_chunks
-from quorate.chain.errors import ErrorCode
+from quorate.chain.errors import ErrorCode, PendingError
 from quorate.chain.ids import INT64_MAX, Hash
 from quorate.chain.weights import WEIGHT_BYTES
 
+from aggregation import PayloadBytes
+from node.execution.sliced_payloads import SlicedPayloads
 from node.rpc import answers
 from node.rpc.answers import OCTET_STREAM, HeightQuery, TaskPath, answer, document
 from node.rpc.blocks import make_missing
@@ -72,21 +73,21 @@ async def get_weights(
     }
     if chunk is not None:
         start = chunk * CHUNK_BYTES
-        if start >= len(data):
-            count = count_chunks(len(data))
+        if start >= data.size:
+            count = count_chunks(data.size)
             raise Refusal(
                 ErrorCode.NOT_FOUND, f"The weights have {count} chunks, from 0 to {count - 1}."
             )
         piece = await _read(data, start)
         return Response(piece, media_type=OCTET_STREAM, headers=headers)
-    if len(data) <= CHUNK_BYTES:
+    if data.size <= CHUNK_BYTES:
         return Response(await _read(data, 0), media_type=OCTET_STREAM, headers=headers)
 
     async def produce(send_piece: SendPiece) -> None:
-        for start in range(0, len(data), CHUNK_BYTES):
+        for start in range(0, data.size, CHUNK_BYTES):
             await send_piece(await _read(data, start))
 
-    return PieceByPiece(produce, OCTET_STREAM, {**headers, "content-length": str(len(data))}, None)
+    return PieceByPiece(produce, OCTET_STREAM, {**headers, "content-length": str(data.size)}, None)
 
 
 @get(
@@ -155,18 +156,21 @@ def _find(node: RpcContext, task: str, height: int | None) -> _Found:
     )
 
 
-async def _open(node: RpcContext, found: _Found, height: int | None) -> NDArray[np.uint8]:
-    """Return the bytes of weights.
+async def _open(node: RpcContext, found: _Found, height: int | None) -> PayloadBytes:
+    """Return the bytes of weights, to be read by slices.
 
     Raises
     ------
     Refusal
         If they are not here; for the latest, at the moment.
     """
-    data = node.services.storage.payloads.open_memmap(found.root, verify=False)
-    if data is None:
-        raise await _make_absent(node, found, height)
-    return data
+    # Not through a map: a file that is damaged while it is read would end the node.
+    payloads = SlicedPayloads(node.services.storage.payloads, verify=False)
+    with suppress(PendingError):  # Dropped this very moment.
+        data = payloads.open_memmap(found.root)
+        if data is not None:
+            return data
+    raise await _make_absent(node, found, height)
 
 
 async def _make_absent(node: RpcContext, found: _Found, height: int | None) -> Refusal:
@@ -189,12 +193,13 @@ async def _make_absent(node: RpcContext, found: _Found, height: int | None) -> R
     )
 
 
-async def _read(data: NDArray[np.uint8], start: int) -> bytes:
+async def _read(data: PayloadBytes, start: int) -> bytes:
     """Return a chunk; large weights lie on the disk, which may keep a reader waiting."""
-    piece = data[start : start + CHUNK_BYTES]
-    if len(data) <= CHUNK_BYTES:
-        return piece.tobytes()
-    return await trio.to_thread.run_sync(piece.tobytes)
+
+    def read() -> bytes:
+        return data[start : start + CHUNK_BYTES].tobytes()
+
+    return read() if data.size <= CHUNK_BYTES else await trio.to_thread.run_sync(read)
 
 
 HANDLERS: Final = (get_weights, list_weights_chunks)

@@ -142,7 +142,7 @@ def test_what_is_no_network_is_refused(quorate: Console, tmp_path: Path) -> None
 def test_a_folder_has_one_localnet_at_a_time(quorate: Console, tmp_path: Path) -> None:
     for folder in (tmp_path / "net", tmp_path / "new"):
         with hold_folder(folder):
-            refused = quorate("localnet", "--folder", folder)
+            refused = quorate("localnet", "--folder", folder, "--seconds", 1)
         assert refused.code == 1
         assert f"Another localnet runs in {folder}: stop that one first" in refused.sentence
         with hold_folder(folder):
