@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from node.localnet import Localnet, LocalnetError, find_free_addresses, hold_interrupts
+from node.localnet import (
+    STOP_SECONDS_MAX,
+    Localnet,
+    LocalnetError,
+    find_free_addresses,
+    hold_interrupts,
+)
 from node.supervision import (
     RESTART_PAUSE_SECONDS,
     RESTART_WINDOW_SECONDS,
@@ -249,17 +256,26 @@ def test_ctrl_c_while_a_node_is_down_stops_everything(tmp_path: Path) -> None:
 def test_a_second_ctrl_c_kills_what_does_not_stop(tmp_path: Path) -> None:
     with run_localnet(tmp_path / "net") as process:
         children = find_children(process.pid)
-        os.kill(children[1], signal.SIGSTOP)
-        try:
-            process.send_signal(signal.SIGINT)
-            read_line(process, "Stopping.")
-            time.sleep(0.2)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(3) == 130
-            assert is_gone(children[1])
-        finally:
-            if not is_gone(children[1]):
-                os.kill(children[1], signal.SIGCONT)
+        process.send_signal(signal.SIGINT)
+        read_line(process, "Stopping.")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(GONE_SECONDS_MAX) in (0, 130)
+        wait_until_gone(children)
+
+
+def test_stopping_that_is_interrupted_kills(tmp_path: Path) -> None:
+    with start_nodes(tmp_path, 2) as network:
+        deaf = network.processes[1].process
+        deaf.send_signal(signal.SIGSTOP)
+        interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
+        interrupt.start()
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            network.stop()
+        assert time.monotonic() - began < STOP_SECONDS_MAX / 2
+        interrupt.join()
+        assert deaf.returncode == -signal.SIGKILL
+        assert network.processes[0].process.returncode is not None
 
 
 def test_localnet_ends_when_too_few_nodes_are_left(tmp_path: Path) -> None:
