@@ -21,9 +21,18 @@ from quorate.chain.task import (
     ServerOptimizer,
     Stage,
     TensorSpec,
+    UpdateCodec,
+    UpdateLayout,
 )
+from quorate.fixed_point import UPDATE_FRACTION_BITS_DEFAULT, ModelSchema
+from quorate.update_encoding import encode_update
 
-from aggregation import aggregate, apply_optimizer, compute_updates_min, initial_optimizer_state
+from aggregation import (
+    aggregate,
+    apply_optimizer,
+    compute_updates_min,
+    decode_update,
+)
 from aggregation.columns import RowSource
 from aggregation.registry import PRE_AGGREGATIONS, RoundInputs
 from tests.aggregation import reference
@@ -295,6 +304,73 @@ def test_compositions_equal_byzfl(make: Make) -> None:
     assert_close(run((Stage.ARC, Stage.KRUM), updates), byzfl.Krum(F + 1)(shortened))
 
 
+# --- From floats to floats ------------------------------------------------------------------------
+
+
+def make_floats(is_hostile: bool) -> NDArray[np.float64]:
+    """What participants have trained, of lengths that the default scale holds."""
+    generator = np.random.default_rng(2)
+    floats = generator.normal(0, 0.02, D) + generator.normal(0, 0.04, (N, D))
+    if is_hostile:
+        floats[-F:] *= -8
+    return floats
+
+
+def run_on_floats(
+    stages: tuple[Stage, ...], floats: NDArray[np.float64], f: int = F, **parameters: Any
+) -> Any:
+    """The way of an update: encoded by the SDK, decoded from its bytes, aggregated, decoded."""
+    schema = ModelSchema.from_arrays([floats[0]])
+    layout = UpdateLayout(UpdateCodec.DENSE_INT16, D)
+    payloads = [encode_update(schema, layout, [row]) for row in floats]
+    assert sum(payload.saturated for payload in payloads) == 0
+    updates = np.array([decode_update(payload.data, layout)[:] for payload in payloads])
+    return run(stages, updates, f, **parameters) * UNIT
+
+
+UNIT = 2.0**-UPDATE_FRACTION_BITS_DEFAULT
+
+
+@needs_byzfl
+@pytest.mark.parametrize("is_hostile", [False, True])
+def test_trained_floats_come_out_as_of_byzfl_within_the_quantization_error(
+    is_hostile: bool,
+) -> None:
+    """Half a unit when updates are encoded, and half of one for each stage."""
+    byzfl, floats = load_byzfl(), make_floats(is_hostile)
+    nearest = byzfl.NNM(F)(byzfl.ARC(F)(floats.copy()))
+    centre = floats.mean(axis=0)
+    cases = [
+        ((Stage.MEAN,), byzfl.Average()(floats), 1.0, {"f": 0}),
+        ((Stage.MEDIAN,), byzfl.Median()(floats), 1.0, {}),
+        ((Stage.TRIMMED_MEAN,), byzfl.TrMean(F)(floats), 1.0, {}),
+        ((Stage.KRUM,), byzfl.Krum(F + 1)(floats), 0.5, {}),
+        ((Stage.MULTI_KRUM,), byzfl.MultiKrum(F + 1)(floats), 1.0, {"selected": N - F - 1}),
+        (
+            (Stage.GEOMETRIC_MEDIAN,),
+            byzfl.GeometricMedian(nu=UNIT, T=8)(floats - centre) + centre,
+            1.01,
+            {},
+        ),
+        (
+            (Stage.CENTERED_CLIPPING,),
+            byzfl.CenteredClipping(tau=2.0)(floats),
+            1.5,
+            {"radius": round(2.0 / UNIT)},
+        ),
+        (
+            (Stage.CLIP, Stage.MEDIAN),
+            byzfl.Median()(byzfl.Clipping(2.0)(floats.copy())),
+            1.5,
+            {"clip_norm": round(2.0 / UNIT)},
+        ),
+        ((Stage.ARC, Stage.NNM, Stage.TRIMMED_MEAN), byzfl.TrMean(F)(nearest), 2.0, {}),
+    ]
+    for stages, theirs, units, parameters in cases:
+        ours = run_on_floats(stages, floats, **parameters)
+        assert np.abs(ours - theirs).max() <= (units + 1e-3) * UNIT, stages
+
+
 # --- Flower ---------------------------------------------------------------------------------------
 
 
@@ -417,7 +493,7 @@ def compare_steps(optimizer: ServerOptimizer, flower: Any, updates: Updates, ato
     bits = 20, 10
     tensors = [TensorSpec("layer", (D,), *bits)]
     weights: bytes | memoryview = bytes(4 * D)
-    state: bytes | memoryview = initial_optimizer_state(optimizer, tensors)
+    state: memoryview | None = None
     for update in updates[-STEPS:]:
         step = apply_optimizer(optimizer, tensors, weights, state, update)
         theirs = flower(update / 2.0 ** bits[1])
