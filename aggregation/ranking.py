@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from aggregation.errors import BoundError
 
 NETWORK_ROWS_MAX = 512
-NETWORKS_CACHED_MAX = 64
+NETWORKS_CACHED_MAX = 8
+"""Of each kind: one of 512 rows takes a megabyte. All blocks of a round are sorted by the same."""
 _DISCARDED = -1
 _KEPT = 0
 

@@ -3,6 +3,7 @@
 Owns what no rule's result would show: the bounds at which exactness would end.
 """
 
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -277,6 +278,21 @@ def test_sorting_networks_sort_every_pattern_of_zeros_and_ones() -> None:
             patterns = (np.arange(2**n) >> np.arange(n)[:, None] & 1).astype(np.int16)
             kept = np.sort(np.array(ranking.keep_middle(patterns, drop)), axis=0)
             assert np.array_equal(kept, block[drop : n - drop])
+
+
+def test_networks_of_ever_new_sizes_take_little_memory() -> None:
+    """A round has another number of updates each time; a network of 512 rows takes a megabyte."""
+    caches = (ranking.get_sorting_network, ranking.get_selection_network, ranking.get_rank_network)
+    for cache in caches:
+        cache.cache_clear()
+    tracemalloc.start()
+    for rows in range(ranking.NETWORKS_CACHED_MAX + 2):
+        ranking.get_selection_network(ranking.NETWORK_ROWS_MAX - rows, 100)
+        ranking.get_rank_network(ranking.NETWORK_ROWS_MAX - rows, (100, 200, 300))
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [cache.cache_info().currsize for cache in caches] == [ranking.NETWORKS_CACHED_MAX] * 3
+    assert held < 24 << 20
 
 
 def test_pruned_networks_are_smaller() -> None:
