@@ -27,12 +27,7 @@ from aggregation.composition import (
     validate_rule,
 )
 from aggregation.errors import AggregationError, BoundError, RuleError, UpdateError
-from aggregation.optimizer import (
-    OptimizerStep,
-    apply_optimizer,
-    initial_optimizer_state,
-    validate_optimizer,
-)
+from aggregation.optimizer import OptimizerStep, apply_optimizer, validate_optimizer
 from aggregation.updates import decode_update, open_update
 
 __all__ = [
@@ -51,7 +46,6 @@ __all__ = [
     "compute_updates_min",
     "decode_update",
     "get_score_name",
-    "initial_optimizer_state",
     "is_weightable",
     "keeps_aggregate",
     "needs_seed",

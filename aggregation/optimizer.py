@@ -6,6 +6,9 @@ of server optimizers. Never knows how a step is computed: that is the optimizer'
 Layout: weights are little-endian int32, tensor after tensor in the order of the task, without
 padding. State is little-endian int64: none for `sgd`; the velocities for `momentum`; all first
 moments, then all second moments, for `adagrad`, `adam` and `yogi`.
+
+Before the first step there is no state, and none is ever made: each part starts from zeros, but for
+the second moments, which start from `moments.compute_start`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -90,35 +93,11 @@ def validate_optimizer(optimizer: ServerOptimizer) -> None:
         raise RuleError(f"{name} needs a positive adaptivity, for example 0.001")
 
 
-def initial_optimizer_state(optimizer: ServerOptimizer, tensors: Sequence[TensorSpec]) -> bytes:
-    """Return the state before the first step: zeros, but for the adaptive ones' second moments.
-
-    Parameters
-    ----------
-    optimizer : ServerOptimizer
-        Valid.
-    tensors : sequence of TensorSpec
-        The task's tensors, in order; their sizes add up to d.
-
-    Returns
-    -------
-    bytes, STATE_BYTES_PER_PARAMETER[name] * d
-    """
-    dimension = sum(tensor.size for tensor in tensors)
-    if optimizer.name not in _ADAPTIVE:
-        return bytes(STATE_BYTES_PER_PARAMETER[optimizer.name] * dimension)
-    second = b"".join(
-        compute_start(optimizer, tensor.update_fraction_bits).to_bytes(8, "little") * tensor.size
-        for tensor in tensors
-    )
-    return bytes(8 * dimension) + second
-
-
 def apply_optimizer(
     optimizer: ServerOptimizer,
     tensors: Sequence[TensorSpec],
     weights: bytes | memoryview | PayloadBytes,
-    state: bytes | memoryview | PayloadBytes,
+    state: bytes | memoryview | PayloadBytes | None,
     aggregate: NDArray[np.int16],
 ) -> OptimizerStep:
     """Compute the next weights from the current ones and a training round's aggregate.
@@ -132,8 +111,8 @@ def apply_optimizer(
         The task's tensors, in order; their sizes add up to d.
     weights : bytes, memoryview of bytes or PayloadBytes, 4 * d
         Little-endian int32, at each tensor's `weight_fraction_bits`.
-    state : bytes, memoryview of bytes or PayloadBytes
-        From `initial_optimizer_state` or the step before.
+    state : bytes, memoryview of bytes or PayloadBytes, STATE_BYTES_PER_PARAMETER[name] * d; or None
+        From the step before; None before the first.
     aggregate : int16, (d,)
         Values in +-32767, at each tensor's `update_fraction_bits`.
 
@@ -153,13 +132,18 @@ def apply_optimizer(
         weights = np.frombuffer(weights, np.uint8)
     if isinstance(state, bytes | memoryview):
         state = np.frombuffer(state, np.uint8)
-    _validate_lengths(optimizer, dimension, weights.size, state.size, aggregate)
+    state_bytes = None if state is None else state.size
+    _validate_lengths(optimizer, dimension, weights.size, state_bytes, aggregate)
     following = np.empty(dimension, np.dtype("<i4"))
-    following_state = np.empty((state.size // (8 * dimension), dimension), np.dtype("<i8"))
+    rows = STATE_BYTES_PER_PARAMETER[optimizer.name] // 8
+    following_state = np.empty((rows, dimension), np.dtype("<i8"))
     clamped = 0
     for start, stop, tensor in _get_parts(tensors):
         part = following_state[:, start:stop]
         for index, moments in enumerate(part):
+            if state is None:
+                moments[:] = _get_start(optimizer, tensor, index)
+                continue
             begin = 8 * (index * dimension + start)
             moments[:] = state[begin : begin + 8 * (stop - start)].view(np.dtype("<i8"))
         step = _compute_step(optimizer, tensor, part, aggregate[start:stop])
@@ -167,6 +151,12 @@ def apply_optimizer(
         clamped += int(np.count_nonzero((step < INT32_MIN) | (step > INT32_MAX)))
         following[start:stop] = np.clip(step, INT32_MIN, INT32_MAX)
     return OptimizerStep(_view_bytes(following), _view_bytes(following_state), clamped)
+
+
+def _get_start(optimizer: ServerOptimizer, tensor: TensorSpec, row: int) -> int:
+    """Return what a row of the state holds for a tensor before the first step."""
+    is_second_moment = row == 1 and optimizer.name in _ADAPTIVE
+    return compute_start(optimizer, tensor.update_fraction_bits) if is_second_moment else 0
 
 
 def _view_bytes(array: NDArray[np.int32] | NDArray[np.int64]) -> memoryview:
@@ -224,7 +214,7 @@ def _validate_lengths(
     optimizer: ServerOptimizer,
     dimension: int,
     weight_bytes: int,
-    state_bytes: int,
+    state_bytes: int | None,
     aggregate: NDArray[np.int16],
 ) -> None:
     if weight_bytes != WEIGHT_BYTES * dimension:
@@ -233,7 +223,7 @@ def _validate_lengths(
             f" {WEIGHT_BYTES * dimension}"
         )
     expected = STATE_BYTES_PER_PARAMETER[optimizer.name] * dimension
-    if state_bytes != expected:
+    if state_bytes is not None and state_bytes != expected:
         raise BoundError(
             f"the state of {optimizer.name} has {state_bytes} bytes; {dimension} parameters take"
             f" {expected}"

@@ -66,8 +66,9 @@ from node.testnet import NetworkPlan, write_network
 
 TILE_VALUES: Final = 1 << 20
 DEADLINE_MS: Final = 3_600_000
-WEIGHT_BYTES: Final = {"sgd": 8, "adam": 40}
-"""Of a parameter on the disk: weights and optimizer state before and after the training round."""
+WEIGHT_BYTES: Final = {"sgd": 8, "adam": 24}
+"""Of a parameter on the disk: weights before and after the training round, and the state after it:
+before the first there is none."""
 DISK_MARGIN: Final = 1.1
 REPORT_EVERY: Final = 10
 OPTIMIZERS: Final = {

@@ -25,7 +25,6 @@ from aggregation import (
     PayloadBytes,
     aggregate,
     apply_optimizer,
-    initial_optimizer_state,
     keeps_aggregate,
     needs_seed,
     open_update,
@@ -63,8 +62,8 @@ class AggregateInputs:
     seed : bytes, 32
         What a rule that permutes the updates does so by.
     base_weights_root, optimizer_root : bytes, 32
-        The weights and the state before, `EMPTY_ROOT` for an empty state. The state is that of
-        `make_initial_state`.
+        The weights and the state before, of `AggregateOutput`'s layout. `EMPTY_ROOT` stands for
+        the state that a task starts from, and for none where rule and optimizer keep none.
     updates : tuple of AggregateUpdate
         In canonical order: by participant's address.
     is_weighted : bool
@@ -119,7 +118,9 @@ class AggregateOutput:
     Attributes
     ----------
     weights, optimizer_state : bytes or read-only memoryview of bytes
-        The next weights, little-endian int32, and the next state, of `make_initial_state`'s layout.
+        The next weights, little-endian int32, and the next state: first the aggregate that the rule
+        keeps, as little-endian int16, if it keeps one; then the server optimizer's state. The model
+        root commits to both as one.
     weights_root, optimizer_root : bytes, 32
         Their content addresses; `EMPTY_ROOT` for an empty state.
     scores : tuple of int, (n_updates,)
@@ -170,12 +171,15 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
     """Aggregate a sealed set and take the optimizer's step.
 
     What goes in is read by slices, so that a set larger than memory can be aggregated: what must
-    fit are the result and some megabytes for every hundred updates.
+    fit are the result and some megabytes for every hundred updates. Nothing of the state that a
+    task starts from is stored, and nothing of it is made as a whole.
 
     Raises
     ------
     PendingError
         If a payload, the base weights or the optimizer's state is not here.
+    AggregationError
+        If the state before has another length than the rule and the optimizer keep.
     """
     fetched = {name: payloads.open_memmap(name) for name in inputs.payload_hashes}
     missing = tuple(name for name, data in fetched.items() if data is None)
@@ -187,8 +191,8 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
         open_update(present[update.payload_hash], inputs.layout) for update in inputs.updates
     ]
     counts = [update.example_count for update in inputs.updates] if inputs.is_weighted else None
-    has_state = inputs.optimizer_root != EMPTY_ROOT
-    state = present[inputs.optimizer_root] if has_state else np.empty(0, np.uint8)
+    is_start = inputs.optimizer_root == EMPTY_ROOT
+    state = None if is_start else present[inputs.optimizer_root]
     kept_bytes = _compute_kept_bytes(inputs.rule, dimension)
     result = aggregate(
         inputs.rule,
@@ -196,13 +200,13 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
         counts,
         staleness_factors=[update.factor for update in inputs.updates],
         seed=inputs.seed if needs_seed(inputs.rule) else None,
-        previous=state[:kept_bytes].view("<i2").astype(np.int16) if kept_bytes else None,
+        previous=_read_kept(state, dimension) if kept_bytes else None,
     )
     step = apply_optimizer(
         inputs.optimizer,
         inputs.tensors,
         present[inputs.base_weights_root],
-        _Tail(state, kept_bytes),
+        None if state is None else _Tail(state, kept_bytes),
         result.vector,
     )
     following_state = _prepend(result.vector, step.state) if kept_bytes else step.state
@@ -217,6 +221,13 @@ def compute_aggregate(inputs: AggregateInputs, payloads: PayloadSource) -> Aggre
         result.saturated,
         step.clamped,
     )
+
+
+def _read_kept(state: PayloadBytes | None, dimension: int) -> NDArray[np.int16]:
+    """Return the aggregate that a state begins with; before the first, zeros that take no room."""
+    if state is None:
+        return np.broadcast_to(np.int16(0), (dimension,))
+    return state[: 2 * dimension].view("<i2").astype(np.int16)
 
 
 def _prepend(kept: NDArray[np.int16], state: memoryview) -> memoryview:
@@ -240,21 +251,13 @@ class _Tail:
 
 def compute_result_bytes(rule: AggregationRule, optimizer: ServerOptimizer, dimension: int) -> int:
     """Return the bytes of a training round's result: its weights and the state beside them."""
-    state = _compute_kept_bytes(rule, dimension)
-    return (WEIGHT_BYTES + STATE_BYTES_PER_PARAMETER[optimizer.name]) * dimension + state
+    return WEIGHT_BYTES * dimension + compute_state_bytes(rule, optimizer, dimension)
 
 
-def make_initial_state(
-    rule: AggregationRule, optimizer: ServerOptimizer, tensors: tuple[TensorSpec, ...]
-) -> bytes:
-    """Return what a task's first training round starts from, beside its weights.
-
-    First the aggregate that the rule keeps, as little-endian int16, zeros here, if it keeps one;
-    then the server optimizer's state. The model root commits to both as one.
-    """
-    dimension = sum(tensor.size for tensor in tensors)
-    kept = bytes(_compute_kept_bytes(rule, dimension))
-    return kept + initial_optimizer_state(optimizer, tensors)
+def compute_state_bytes(rule: AggregationRule, optimizer: ServerOptimizer, dimension: int) -> int:
+    """Return the bytes of the state that every result leaves beside its weights; 0 for none."""
+    moments = STATE_BYTES_PER_PARAMETER[optimizer.name] * dimension
+    return _compute_kept_bytes(rule, dimension) + moments
 
 
 def _compute_kept_bytes(rule: AggregationRule, dimension: int) -> int:

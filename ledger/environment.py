@@ -40,8 +40,6 @@ class Environment:
         What the block has spent of `aggregation_cost_block_max`.
     result_count, result_bytes : int
         How many results of training rounds the block brings, and their bytes.
-    state_bytes : int
-        The bytes of the initial optimizer states of the tasks that the block creates.
     registrations_listed : int
         How many participants have been looked at to tell who was silent.
     sender_counts : dict
@@ -63,7 +61,6 @@ class Environment:
     aggregation_cost: int = 0
     result_count: int = 0
     result_bytes: int = 0
-    state_bytes: int = 0
     registrations_listed: int = 0
     sender_counts: dict[Address, int] = field(default_factory=dict)
     created_counts: dict[Address, int] = field(default_factory=dict)

@@ -109,8 +109,8 @@ class TaskRecord(Record, frozen=True, tag=RECORD_VERSION):
     dimension : int
         The number of parameters d, kept because counting those of many tensors takes its time.
     weights_root, optimizer_root : bytes, 32
-        Content addresses, as the model root has them; `EMPTY_ROOT` when the optimizer has no
-        state.
+        Content addresses, as the model root has them. The state's is `EMPTY_ROOT` until a training
+        round is finalized, and then only where neither rule nor optimizer keeps anything.
     opened_height, opened_time_ms : int
         The block in which the training round opened.
     first_update_height : int

@@ -5,13 +5,15 @@ decides that a training round is over: `rounds` does, and who completes a task.
 """
 
 from msgspec.structs import replace
+from quorate.chain.errors import InvariantError
 from quorate.chain.ids import NO_HASH, Hash
+from quorate.chain.merkle import EMPTY_ROOT
 from quorate.chain.receipt import RoundOutcome, SealCause
 from quorate.chain.task import RoundPolicy, TaskSpec
 from quorate.chain.transaction import TaskStatus
 
 from ledger.activity import open_round
-from ledger.aggregates import AggregateOutput
+from ledger.aggregates import AggregateOutput, compute_state_bytes
 from ledger.environment import Environment
 from ledger.evaluations import compute_best_weights, take_evaluations
 from ledger.keys import get_seal_key, get_task_key, get_update_key
@@ -56,10 +58,25 @@ def get_frozen_set(env: Environment, task_id: Hash, task: TaskRecord) -> SealedS
 def finalize_training_round(
     env: Environment, task_id: Hash, task: TaskRecord, sealed: SealedSet, output: AggregateOutput
 ) -> None:
-    """Let the result be the task's weights; training rounds that follow start from them."""
+    """Let the result be the task's weights; training rounds that follow start from them.
+
+    Raises
+    ------
+    InvariantError
+        If the result's state is not as long as the task's rule and optimizer keep it. An empty one
+        would let the next training round start from the beginning.
+    """
+    spec = env.view.get_task_spec(task_id)
+    state_bytes = compute_state_bytes(spec.rule, spec.optimizer, task.dimension)
+    is_empty = output.optimizer_root == EMPTY_ROOT
+    if len(output.optimizer_state) != state_bytes or is_empty is not (state_bytes == 0):
+        raise InvariantError(
+            f"a result of task {task_id.hex()} leaves a state of {len(output.optimizer_state)}"
+            f" bytes under {output.optimizer_root.hex()}, not one of {state_bytes}"
+        )
     env.result_count += 1
     env.result_bytes += len(output.weights) + len(output.optimizer_state)
-    policy = env.view.get_task_spec(task_id).policy
+    policy = spec.policy
     finalized = replace(
         task,
         weights_root=output.weights_root,

@@ -5,9 +5,9 @@ completing a task cuts short.
 """
 
 from msgspec.structs import replace
-from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, PendingError, TransactionError
 from quorate.chain.ids import Address, Hash
+from quorate.chain.merkle import EMPTY_ROOT
 from quorate.chain.task import PARAMETERS_MAX, TaskSpec, UpdateCodec
 from quorate.chain.transaction import (
     PAYLOAD_BYTES_MAX,
@@ -16,11 +16,10 @@ from quorate.chain.transaction import (
     Role,
     TaskStatus,
 )
-from quorate.chain.weights import WEIGHT_BYTES
 
 from aggregation import RuleError, is_weightable, validate_optimizer, validate_rule
 from ledger.activity import make_activity
-from ledger.aggregates import compute_result_bytes, make_initial_state
+from ledger.aggregates import compute_state_bytes
 from ledger.environment import Environment
 from ledger.indexes import TASKS_MAX
 from ledger.keys import (
@@ -36,10 +35,6 @@ from ledger.records import (
     TaskSpecRecord,
 )
 from ledger.round_ends import complete, void_if_completed
-
-STATE_BYTES_PER_BLOCK_MAX = 64 << 20
-"""Bytes of the initial optimizer states that one block makes; a larger one is the only one. Who
-executes the block computes and stores them, and a transaction of a few bytes asks for them."""
 
 
 def validate_create_task(env: Environment, sender: Address, body: CreateTask) -> None:
@@ -69,13 +64,6 @@ def validate_create_task(env: Environment, sender: Address, body: CreateTask) ->
     fault = find_fault(spec)
     if fault is not None:
         raise TransactionError(ErrorCode.INVALID_TASK, fault)
-    size = _compute_state_bytes(spec)
-    if size and env.state_bytes and env.state_bytes + size > STATE_BYTES_PER_BLOCK_MAX:
-        raise TransactionError(
-            ErrorCode.QUOTA_EXCEEDED,
-            f"A block makes at most {STATE_BYTES_PER_BLOCK_MAX} bytes of initial optimizer states,"
-            " unless it is a single one: a later block has room for this task.",
-        )
     _validate_initial_weights(env, body)
 
 
@@ -125,9 +113,9 @@ def _find_optimizer_fault(spec: TaskSpec) -> str | None:
         validate_optimizer(spec.optimizer)
     except RuleError as error:
         return f"The server optimizer cannot be used: {error}."
-    state_bytes = _compute_state_bytes(spec)
+    state_bytes = compute_state_bytes(spec.rule, spec.optimizer, spec.dimension)
     if state_bytes > PAYLOAD_BYTES_MAX:
-        # No node could store it: all would stop at the block that creates the task.
+        # No node could store it: all would stop at the first result of the task.
         return (
             f"The server optimizer, and the aggregate that the rule keeps, take {state_bytes} bytes"
             f" for {spec.dimension} parameters, and a payload has at most {PAYLOAD_BYTES_MAX}:"
@@ -135,12 +123,6 @@ def _find_optimizer_fault(spec: TaskSpec) -> str | None:
             " several tasks."
         )
     return None
-
-
-def _compute_state_bytes(spec: TaskSpec) -> int:
-    return compute_result_bytes(spec.rule, spec.optimizer, spec.dimension) - (
-        WEIGHT_BYTES * spec.dimension
-    )
 
 
 def _validate_initial_weights(env: Environment, body: CreateTask) -> None:
@@ -158,10 +140,12 @@ def _validate_initial_weights(env: Environment, body: CreateTask) -> None:
 
 
 def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: CreateTask) -> None:
-    """Write the task down, with its first training round open."""
+    """Write the task down, with its first training round open.
+
+    Its state is empty whatever its rule and optimizer are: the first result brings one, so that a
+    transaction of a few bytes makes nobody compute or store what a whole model takes.
+    """
     spec, context = body.spec, env.context
-    state = make_initial_state(spec.rule, spec.optimizer, spec.tensors)
-    optimizer_root = compute_content_hash(state)
     task = TaskRecord(
         authority=sender,
         name=spec.name,
@@ -169,7 +153,7 @@ def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: Cr
         status=TaskStatus.OPEN,
         created_height=context.height,
         weights_root=spec.initial_weights_root,
-        optimizer_root=optimizer_root,
+        optimizer_root=EMPTY_ROOT,
         training_round=0,
         rounds_finalized=0,
         opened_height=context.height,
@@ -190,10 +174,7 @@ def apply_create_task(env: Environment, sender: Address, task_id: Hash, body: Cr
     env.view.created_task_count += 1
     env.created_counts[sender] = env.created_counts.get(sender, 0) + 1
     change_usage(env.view, sender, tasks=1)
-    env.state_bytes += len(state)
-    env.keep_artifact(optimizer_root, state)
     env.need_payload(body.payload_hash)
-    env.need_payload(optimizer_root)
 
 
 def validate_change_task_status(env: Environment, sender: Address, body: ChangeTaskStatus) -> None:

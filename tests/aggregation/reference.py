@@ -367,6 +367,20 @@ def adaptivity(tau: int, update_bits: int) -> int:
     return max(1, round_half_away(Fraction(tau, 2**16) * 2**update_bits * 2**8))
 
 
+def starting_state(name: str, tau: int, tensors: list[tuple[int, int]]) -> bytes:
+    """Return all of the state before the first step; tensors are (size, update's fraction bits)."""
+    d = sum(size for size, _ in tensors)
+    if name == "sgd":
+        return b""
+    if name == "momentum":
+        return bytes(8 * d)
+    second = b"".join(
+        min(adaptivity(tau, bits) ** 2, 2**46).to_bytes(8, "little") * size
+        for size, bits in tensors
+    )
+    return bytes(8 * d) + second
+
+
 def adaptive_step(
     name: str,
     parameters: tuple[int, int, int, int],

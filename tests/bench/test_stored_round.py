@@ -10,7 +10,7 @@ import pytest
 from quorate.chain.content import compute_content_hash
 from quorate.chain.task import AggregationRule, TensorSpec
 
-from aggregation import aggregate, apply_optimizer, initial_optimizer_state, keeps_aggregate
+from aggregation import aggregate, apply_optimizer, keeps_aggregate
 from bench.aggregation_cases import RULES
 from bench.made_chain import list_participants
 from bench.stored_round import OPTIMIZERS, make_update, measure
@@ -31,8 +31,7 @@ async def test_a_stored_round_equals_one_in_memory(
     assert not keeps_aggregate(rule)
     expected = aggregate(rule, rows)
     tensors = [TensorSpec("w", (D,), 24, 14)]
-    state = initial_optimizer_state(OPTIMIZERS[optimizer], tensors)
-    step = apply_optimizer(OPTIMIZERS[optimizer], tensors, bytes(4 * D), state, expected.vector)
+    step = apply_optimizer(OPTIMIZERS[optimizer], tensors, bytes(4 * D), None, expected.vector)
     assert figures.weights_root == compute_content_hash(step.weights)
     assert tuple(update.score for update in figures.receipt.updates) == expected.scores
     assert figures.peak_mb > 0

@@ -18,12 +18,10 @@ from quorate.chain.task import AggregationRule, OptimizerName, ServerOptimizer, 
 from ledger.aggregates import AggregateInputs, AggregateOutput, InlineAggregates
 from ledger.queries import get_frozen_inputs
 from tests.ledger.chain import (
-    AUTHORITY,
     DIMENSION,
     VALIDATORS,
     Chain,
     get_receipt,
-    hash_of,
     make_policy,
     make_spec,
 )
@@ -48,11 +46,6 @@ def test_the_last_aggregate_and_the_moments_are_carried_from_round_to_round() ->
     rule = AggregationRule((Stage.CENTERED_CLIPPING,), 0, radius=1000)
     optimizer = ServerOptimizer(OptimizerName.ADAM, 1 << 16, 1 << 15, 1 << 15, 1 << 16)
     spec = make_spec(rule=rule, optimizer=optimizer)
-    signed = chain.sign(AUTHORITY, chain.make_creation(spec))
-    state = chain.run_block(signed).artifacts[chain.get_task(hash_of(signed)).optimizer_root]
-    assert state[: 10 * DIMENSION] == bytes(10 * DIMENSION)
-
-    chain = Chain()
     task_id = chain.create_task(spec, participants=2)
     first = 0
     # All update values are equal, so that every distance from the centre is |value| sqrt(6).

@@ -9,7 +9,6 @@ from quorate.chain.transaction import FinalizeTrainingRound, SignedTransaction
 
 from ledger.aggregates import RESULTS_PER_BLOCK_MAX, compute_result_bytes
 from tests.ledger.chain import (
-    AUTHORITY,
     DIMENSION,
     VALIDATORS,
     Chain,
@@ -98,31 +97,3 @@ def test_results_of_frozen_rounds_have_as_many_bytes_but_one(
     chain.assert_refused(second, ErrorCode.QUOTA_EXCEEDED, "bytes", first, proposer=0)
     for signed in (first, second, last):
         chain.run_block(signed, proposer=0)
-
-
-def test_tasks_that_a_block_creates_have_so_many_bytes_of_states_but_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    chain = Chain()
-    sgd, momentum, adam = (
-        [
-            chain.make_creation(make_spec(f"{optimizer.name}-{index}", optimizer=optimizer))
-            for index in range(3)
-        ]
-        for optimizer in OPTIMIZERS
-    )
-    momentum_bytes = 8 * DIMENSION
-    monkeypatch.setattr("ledger.tasks.STATE_BYTES_PER_BLOCK_MAX", 2 * momentum_bytes)
-    fitting = [chain.sign(AUTHORITY, body, ahead=ahead) for ahead, body in enumerate(momentum[:2])]
-    words = "initial optimizer states"
-    third = chain.sign(AUTHORITY, momentum[2], ahead=2)
-    chain.assert_refused(third, ErrorCode.QUOTA_EXCEEDED, words, *fitting)
-    # A task without a state takes no such room, and a large one is the only one of its block.
-    without = [chain.sign(AUTHORITY, body, ahead=2 + ahead) for ahead, body in enumerate(sgd[:2])]
-    chain.run_block(*fitting, *without)
-    monkeypatch.setattr("ledger.tasks.STATE_BYTES_PER_BLOCK_MAX", 1)
-    first = chain.sign(AUTHORITY, adam[0])
-    second = chain.sign(AUTHORITY, adam[1], ahead=1)
-    chain.assert_refused(second, ErrorCode.QUOTA_EXCEEDED, words, first)
-    chain.run_block(first, chain.sign(AUTHORITY, sgd[2], ahead=1))
-    chain.run_block(chain.sign(AUTHORITY, adam[1]))

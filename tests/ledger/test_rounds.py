@@ -6,7 +6,7 @@ from quorate.chain.codec import encode
 from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, PendingError
 from quorate.chain.ids import Hash
-from quorate.chain.merkle import compute_root
+from quorate.chain.merkle import EMPTY_ROOT, compute_root
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import RoundOutcome
 from quorate.chain.task import BelowMinimum, OptimizerName, RoundPolicy, ServerOptimizer
@@ -304,7 +304,10 @@ def test_momentum_is_carried_from_round_to_round() -> None:
         task = chain.get_task(task_id)
         state = np.frombuffer(result.artifacts[task.optimizer_root], "<i8")
         assert state.tolist() == [velocity << 16] * DIMENSION
-        assert before.optimizer_root in result.released_payloads
+        # The state that a task starts from is empty, and so nothing that is needed or let go.
+        is_start = before.optimizer_root == EMPTY_ROOT
+        assert is_start is (before.training_round == 0)
+        assert (before.optimizer_root in result.released_payloads) is not is_start
     assert task.optimizer_root == compute_content_hash(result.artifacts[task.optimizer_root])
 
 

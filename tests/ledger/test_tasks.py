@@ -4,6 +4,7 @@ import pytest
 from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode
 from quorate.chain.ids import Hash
+from quorate.chain.merkle import EMPTY_ROOT
 from quorate.chain.receipt import RoundOutcome
 from quorate.chain.task import (
     PARAMETERS_MAX,
@@ -23,6 +24,7 @@ from quorate.chain.transaction import (
 )
 from quorate.chain.weights import ModelLeaf, compute_model_root
 
+from ledger.indexes import get_task_payloads
 from ledger.queries import get_participants
 from tests.ledger.chain import (
     AUTHORITY,
@@ -56,15 +58,19 @@ def test_a_new_task_is_in_the_model_root() -> None:
     assert chain.state.find_task("digits") == hash_of(signed)
 
 
-def test_an_optimizer_with_a_state_starts_at_zero() -> None:
+@pytest.mark.parametrize("stages", [(Stage.MEAN,), (Stage.CENTERED_CLIPPING,)])
+@pytest.mark.parametrize("name", [OptimizerName.MOMENTUM, OptimizerName.ADAM])
+def test_a_task_starts_with_an_empty_state(name: OptimizerName, stages: tuple[Stage, ...]) -> None:
     chain = Chain()
-    optimizer = ServerOptimizer(OptimizerName.MOMENTUM, momentum=1 << 15)
-    signed = chain.sign(AUTHORITY, chain.make_creation(make_spec(optimizer=optimizer)))
+    optimizer = ServerOptimizer(name, adaptivity=66 if name is OptimizerName.ADAM else 0)
+    spec = make_spec(rule=AggregationRule(stages, 0), optimizer=optimizer)
+    signed = chain.sign(AUTHORITY, chain.make_creation(spec))
     result = chain.run_block(signed)
     task = chain.get_task(hash_of(signed))
-    assert result.artifacts == {task.optimizer_root: bytes(8 * DIMENSION)}
-    assert task.optimizer_root == compute_content_hash(bytes(8 * DIMENSION))
-    assert chain.state.is_payload_needed(task.optimizer_root)
+    assert task.optimizer_root == EMPTY_ROOT == compute_content_hash(b"")
+    assert result.artifacts == {}
+    assert result.payload_references == {task.weights_root: 1}
+    assert get_task_payloads(task) == (task.weights_root,)
 
 
 @pytest.mark.parametrize(
