@@ -43,12 +43,16 @@ def find_children(pid: int) -> list[int]:
     return [int(child) for child in children.split()]
 
 
-def is_gone(pid: int) -> bool:
+def get_state(pid: int) -> str | None:
+    """The letter that the kernel has for what a process does; None when it is gone."""
     try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
-        return True
-    return state == "Z"
+        return None
+
+
+def is_gone(pid: int) -> bool:
+    return get_state(pid) in (None, "Z")
 
 
 def wait_until_gone(pids: list[int]) -> None:
@@ -267,6 +271,9 @@ def test_stopping_that_is_interrupted_kills(tmp_path: Path) -> None:
     with start_nodes(tmp_path, 2) as network:
         deaf = network.processes[1].process
         deaf.send_signal(signal.SIGSTOP)
+        while get_state(deaf.pid) != "T":
+            # Of two signals that wait, the one that ends it would come first.
+            time.sleep(0.01)
         interrupt = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT))
         interrupt.start()
         began = time.monotonic()
