@@ -185,6 +185,7 @@ class OtherStates(InlineAggregates):
         (ADAM, KEEPING, bytes(16 * DIMENSION)),
         (OPTIMIZERS[0], MEAN, bytes(8)),
     ],
+    ids=["adam", "momentum", "kept", "kept-and-adam", "sgd"],
 )
 def test_no_result_leaves_a_state_that_is_not_the_tasks(
     optimizer: ServerOptimizer, rule: AggregationRule, state: bytes

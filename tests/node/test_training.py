@@ -13,6 +13,7 @@ from quorate.chain.content import compute_content_hash
 from quorate.chain.errors import ErrorCode, TransactionError
 from quorate.chain.ids import Hash
 from quorate.chain.keys import PrivateKey
+from quorate.chain.merkle import EMPTY_ROOT
 from quorate.chain.parameters import ConsensusParameters
 from quorate.chain.receipt import BlockReceipts, RoundOutcome, RoundReceipt
 from quorate.chain.task import (
@@ -43,9 +44,19 @@ from tests.node.cluster import (
 )
 
 PARTICIPANTS = USERS[:5]
+SGD = ServerOptimizer(OptimizerName.SGD)
+ADAM = ServerOptimizer(
+    OptimizerName.ADAM, momentum=58_982, second_moment_decay=64_880, adaptivity=66
+)
 
 
-def make_spec(dimension: int, initial: bytes, name: str = "digits", **policy: object) -> TaskSpec:
+def make_spec(
+    dimension: int,
+    initial: bytes,
+    name: str = "digits",
+    optimizer: ServerOptimizer = SGD,
+    **policy: object,
+) -> TaskSpec:
     settings: dict[str, object] = {
         "deadline_ms": 60_000,
         "updates_min": 5,
@@ -57,7 +68,7 @@ def make_spec(dimension: int, initial: bytes, name: str = "digits", **policy: ob
         tensors=(TensorSpec("w", (dimension,), 16, 12),),
         initial_weights_root=compute_content_hash(initial),
         rule=AggregationRule((Stage.CLIP, Stage.NNM, Stage.TRIMMED_MEAN), 1),
-        optimizer=ServerOptimizer(OptimizerName.SGD),
+        optimizer=optimizer,
         codec=UpdateCodec.DENSE_INT16,
         policy=RoundPolicy(**(settings | policy)),  # type: ignore[arg-type]
         example_count_max=0,
@@ -93,9 +104,9 @@ class Trainer:
         self.nonces[user] += 1
         return outcome.hash
 
-    async def begin(self, **policy: object) -> None:
+    async def begin(self, optimizer: ServerOptimizer = SGD, **policy: object) -> None:
         initial = np.zeros(self.dimension, "<i4").tobytes()
-        body = CreateTask(make_spec(self.dimension, initial, self.name, **policy))
+        body = CreateTask(make_spec(self.dimension, initial, self.name, optimizer, **policy))
         self.task_id = await self.submit(0, body, initial)
         await self.wait(lambda: all(task is not None for task in self.find_tasks()))
         for user in range(len(self.keys)):
@@ -240,11 +251,15 @@ async def test_a_second_update_in_a_round_is_refused_and_not_stored(tmp_path: Pa
         assert services.storage.payloads.bytes_total == stored
 
 
-async def test_training_goes_on_after_all_nodes_restart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adam"])
+async def test_training_goes_on_after_all_nodes_restart(
+    tmp_path: Path, optimizer: ServerOptimizer
+) -> None:
     async with open_cluster(tmp_path) as cluster:
         trainer = Trainer(cluster, 50)
-        await trainer.begin()
+        await trainer.begin(optimizer)
         number = trainer.tasks()[0].record.training_round
+        assert {task.record.optimizer_root for task in trainer.tasks()} == {EMPTY_ROOT}
         for user in range(3):
             await trainer.update(user, np.full(50, 5 + user))
         for member in cluster.members:
@@ -254,4 +269,9 @@ async def test_training_goes_on_after_all_nodes_restart(tmp_path: Path) -> None:
         for user in range(3, 5):
             await trainer.update(user, np.full(50, 5 + user))
         await trainer.wait_for_round(number + 1)
-        assert len({task.record.weights_root for task in trainer.tasks()}) == 1
+        tasks = trainer.tasks()
+        assert len({task.record.weights_root for task in tasks}) == 1
+        (state_root,) = {task.record.optimizer_root for task in tasks}
+        assert (state_root == EMPTY_ROOT) is (optimizer is SGD)
+        await trainer.run_round(number + 1)
+        assert len({task.record.optimizer_root for task in trainer.tasks()}) == 1
