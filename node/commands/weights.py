@@ -16,6 +16,7 @@ from quorate.chain.errors import QuorateError
 from quorate.chain.genesis import Genesis
 from quorate.chain.weights import WEIGHT_BYTES
 from quorate.client import Client
+from quorate.errors import VerificationError, VerificationStep
 from quorate.fixed_point import ModelSchema
 from quorate.genesis_file import read_genesis
 from quorate.procedures import get_weights_proof
@@ -41,6 +42,11 @@ BEHIND_SECONDS_MAX: Final = 30.0
 
 RAW_SUFFIX: Final = ".int32"
 """The end of the name of what is downloaded for an archive, until that is written."""
+
+EARLIER_HINT: Final = (
+    "The file was compared with the latest weights: if it holds earlier ones, name the block that "
+    "`quorate weights get` told as their height, with --height."
+)
 
 app = typer.Typer(no_args_is_help=True, help="Download and verify finalized weights.")
 
@@ -140,6 +146,7 @@ def verify(
 
     It must hold the finalized weights of a task, as the validators have signed them.
     """
+    printer = get_printer(context, output)
     with _connect(get_node_url(context, node), commit_from) as (client, source):
         found = client.task(task)
         trusted = _get_trusted(genesis, source)
@@ -148,8 +155,13 @@ def verify(
             get_weights_proof(client.endpoint, source.endpoint, found, height, BEHIND_SECONDS_MAX),
             others=(source,),
         )
-        verified = verify_weights(data, proof, trusted, task_id=found.task_id)
-    get_printer(context, output).print_record(_describe(verified, trusted, file))
+        try:
+            verified = verify_weights(data, proof, trusted, task_id=found.task_id)
+        except VerificationError as error:
+            if error.step is VerificationStep.WEIGHTS and height is None:
+                printer.note(EARLIER_HINT)
+            raise
+    printer.print_record(_describe(verified, trusted, file))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from msgspec import structs
 from quorate.chain.content import compute_content_hash
 from quorate.chain.task import TensorSpec
 
+from node.commands.weights import EARLIER_HINT
 from store.disk import TEMPORARY_SUFFIX
 from tests.cli.console import Console, Outcome
 from tests.node.cluster import USERS
@@ -85,6 +86,9 @@ async def test_updates_and_weights_of_any_height(quorate: Console, tmp_path: Pat
             assert verified.code == 0, verified.err
         other = await run("weights", "verify", "large", tmp_path / "then.npz")
         assert other.code == 4
+        assert EARLIER_HINT in " ".join(other.err.split())
+        named = await run("weights", "verify", "large", tmp_path / "latest.bin", "--height", before)
+        assert (named.code, EARLIER_HINT in " ".join(named.err.split())) == (4, False)
         gone = await run("weights", "get", "large", tmp_path / "x", "--height", 1)
         assert gone.code == 1
         assert "[not_found, HTTP 404]" in gone.sentence
