@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from quorate.chain.genesis import Genesis
     from quorate.chain.keys import PrivateKey
     from quorate.chain.round_policy import BelowMinimum, RoundMode, StalenessWeighting
-    from quorate.chain.task import AggregationRule, RoundPolicy, Stage, TaskSpec
+    from quorate.chain.task import AggregationRule, RoundPolicy, Stage, TaskSpec, UpdateCodec
+    from quorate.chain.transaction import TaskStatus
     from quorate.client import Client
     from quorate.errors import (
         ConnectionFailedError,
@@ -49,7 +50,8 @@ _MODULES = {
     "chain.genesis": ("Genesis",),
     "chain.keys": ("PrivateKey",),
     "chain.round_policy": ("BelowMinimum", "RoundMode", "StalenessWeighting"),
-    "chain.task": ("AggregationRule", "RoundPolicy", "Stage", "TaskSpec"),
+    "chain.task": ("AggregationRule", "RoundPolicy", "Stage", "TaskSpec", "UpdateCodec"),
+    "chain.transaction": ("TaskStatus",),
     "client": ("Client",),
     "errors": (
         "ConnectionFailedError",
@@ -113,6 +115,8 @@ __all__ = [
     "TaskClosedError",
     "TaskDraft",
     "TaskSpec",
+    "TaskStatus",
+    "UpdateCodec",
     "UpdateDraft",
     "VerificationError",
     "VerifiedWeights",

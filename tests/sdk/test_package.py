@@ -53,3 +53,9 @@ def test_nothing_is_imported_before_it_is_used(statement: str, absent: list[str]
         timeout=60,
     )
     assert result.stdout.strip() == "[]"
+
+
+def test_every_choice_that_a_draft_or_a_client_takes_is_in_the_package() -> None:
+    # The documents write them so: `draft_task(..., codec=UpdateCodec.TOP_K_INT16)`.
+    choices = {"BelowMinimum", "RoundMode", "Stage", "StalenessWeighting", "TaskStatus"}
+    assert (choices | {"UpdateCodec"}) - set(quorate.__all__) == set()
