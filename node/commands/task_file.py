@@ -7,11 +7,14 @@ unpickles: arrays are read as numbers or not at all.
 import os
 import zipfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from quorate.chain.errors import QuorateError
 from quorate.chain.task import TaskSpec
+from quorate.errors import EncodingError
 from quorate.fixed_point import Array, ModelSchema
 from quorate.payload_source import PayloadData
 from quorate.update_encoding import encode_update
@@ -19,6 +22,21 @@ from quorate.update_encoding import encode_update
 
 class InputFileError(QuorateError):
     """A file that a command was given and that cannot be used."""
+
+
+@contextmanager
+def told_by_name(path: Path) -> Iterator[None]:
+    """Name the file that arrays come from in what is said about them.
+
+    Raises
+    ------
+    EncodingError
+        The one that is raised within, after the file's name.
+    """
+    try:
+        yield
+    except EncodingError as error:
+        raise EncodingError(f"{path}: {error}") from error
 
 
 def read_arrays(path: Path) -> dict[str, Array]:
@@ -66,30 +84,27 @@ def read_update(path: Path, spec: TaskSpec) -> tuple[PayloadData, int]:
     """
     schema, layout = ModelSchema.from_spec(spec), spec.update_layout
     if path.suffix not in (".npz", ".npy"):
-        try:
-            with path.open("rb") as file:  # A folder has a size, too, and cannot be opened.
-                size = os.fstat(file.fileno()).st_size
-        except FileNotFoundError:
-            raise InputFileError(f"There is no file {path}.") from None
-        except OSError as error:
-            raise InputFileError(f"{path} cannot be read: {error.strerror}.") from error
+        size = measure_file(path)
         if size != layout.size:
             raise InputFileError(
                 f"{path} has {size} bytes; {layout.dimension} parameters take "
-                f"{layout.size} in {layout.codec.name.lower()}."
+                f"{layout.size} in {layout.codec.name.lower()}. Accepted are .npz with arrays by "
+                "tensor, .npy with one vector, and otherwise the codec's own bytes, "
+                "little-endian."
             )
         return path, 0
     arrays = read_arrays(path)
-    if path.suffix == ".npy":
-        if list(arrays) != ["0"]:
-            raise InputFileError(
-                f"{path} has the arrays {', '.join(arrays)} by name: call it .npz, or write one "
-                "vector with numpy.save."
-            )
-        parts = schema.unflatten(arrays["0"].reshape(-1))
-    else:
-        parts = pick_tensors(path, arrays, schema)
-    encoded = encode_update(schema, layout, parts)
+    if path.suffix == ".npy" and list(arrays) != ["0"]:
+        raise InputFileError(
+            f"{path} has the arrays {', '.join(arrays)} by name: call it .npz, or write one "
+            "vector with numpy.save."
+        )
+    with told_by_name(path):
+        if path.suffix == ".npy":
+            parts = schema.unflatten(arrays["0"].reshape(-1))
+        else:
+            parts = pick_tensors(path, arrays, schema)
+        encoded = encode_update(schema, layout, parts)
     return encoded.data, encoded.saturated
 
 
@@ -107,6 +122,23 @@ def pick_tensors(path: Path, arrays: dict[str, Array], schema: ModelSchema) -> l
             f"{path} has the arrays {', '.join(arrays)}; the task's tensors are {', '.join(names)}."
         )
     return [arrays[name] for name in names]
+
+
+def measure_file(path: Path) -> int:
+    """Return how many bytes a file has.
+
+    Raises
+    ------
+    InputFileError
+        If it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:  # A folder has a size, too, and cannot be opened.
+            return os.fstat(file.fileno()).st_size
+    except FileNotFoundError:
+        raise InputFileError(f"There is no file {path}.") from None
+    except OSError as error:
+        raise InputFileError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def read_bytes(path: Path, bytes_max: int) -> bytes:

@@ -39,7 +39,7 @@ from node.commands.settings import (
 )
 from node.commands.task_check import explain_task, find_task_fault
 from node.commands.task_description import draft_from_file, make_template, read_task_file
-from node.commands.task_file import InputFileError, read_arrays, read_update
+from node.commands.task_file import InputFileError, read_arrays, read_update, told_by_name
 
 task_app = typer.Typer(no_args_is_help=True, help="Create and look at tasks.")
 participant_app = typer.Typer(no_args_is_help=True, help="Take part in a task.")
@@ -110,7 +110,9 @@ def check(
     """
     printer = get_printer(context, output)
     arrays = PLACEHOLDER if weights is None else read_arrays(weights)
-    draft = draft_from_file(read_task_file(file), arrays)
+    described = read_task_file(file)
+    with told_by_name(file if weights is None else weights):
+        draft = draft_from_file(described, arrays)
     fault = find_task_fault(draft.spec)
     if fault is not None:
         raise InputFileError(f"{file} describes a task that no node takes. {fault}")
@@ -145,7 +147,9 @@ def create(
     From its description and the initial weights of its model; the key becomes its authority.
     """
     printer = get_printer(context, output)
-    draft = draft_from_file(read_task_file(file), read_arrays(weights))
+    described, arrays = read_task_file(file), read_arrays(weights)
+    with told_by_name(weights):
+        draft = draft_from_file(described, arrays)
     fault = find_task_fault(draft.spec)
     if fault is not None:
         raise InputFileError(f"{file} describes a task that no node takes. {fault}")

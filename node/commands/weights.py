@@ -32,7 +32,14 @@ from node.commands.settings import (
     get_printer,
     open_client,
 )
-from node.commands.task_file import pick_tensors, read_arrays, read_bytes
+from node.commands.task_file import (
+    InputFileError,
+    measure_file,
+    pick_tensors,
+    read_arrays,
+    read_bytes,
+    told_by_name,
+)
 from node.commands.tasks import TaskArgument
 from node.failures import describe_failure
 from store.disk import TEMPORARY_SUFFIX
@@ -204,11 +211,35 @@ def _write_archive(file: Path, stored: StoredWeights) -> None:
 
 
 def _read(file: Path, schema: ModelSchema) -> bytes:
-    """Return the chain's form of weights in a file; float64 holds it without loss."""
-    if file.suffix != ".npz":
-        return read_bytes(file, WEIGHT_BYTES * schema.dimension)
-    arrays = read_arrays(file)
-    return schema.encode_weights(pick_tensors(file, arrays, schema)).data
+    """Return the chain's form of weights in a file; float64 holds it without loss.
+
+    Raises
+    ------
+    VerificationError, InputFileError, EncodingError
+        If the file is too short; if it is too long or cannot be read; if its arrays do not fit.
+    """
+    if file.suffix == ".npz":
+        arrays = read_arrays(file)
+        with told_by_name(file):
+            return schema.encode_weights(pick_tensors(file, arrays, schema)).data
+    size = WEIGHT_BYTES * schema.dimension
+    found = measure_file(file)
+    if found > size:  # It may be anything, and is not read.
+        raise InputFileError(
+            f"The weights are not verified: {_describe_length(file, found, schema)}."
+        )
+    data = read_bytes(file, size)
+    if len(data) < size:
+        raise VerificationError(VerificationStep.WEIGHTS, _describe_length(file, len(data), schema))
+    return data
+
+
+def _describe_length(file: Path, found: int, schema: ModelSchema) -> str:
+    return (
+        f"{file} has {found} bytes; {schema.dimension} parameters take "
+        f"{WEIGHT_BYTES * schema.dimension} as the chain's int32, little-endian. With another "
+        "ending than .npz a file holds those, as `quorate weights get` writes them"
+    )
 
 
 def _describe(

@@ -178,6 +178,8 @@ async def show_proof(node: Node, task: TaskPath, height: HeightQuery = None) -> 
         root = load_stored_position(node, height).model_root
         proof = await node.models.get_proof(height, root, found.task_id)
     if proof is None:
+        if height < found.record.created_height:
+            raise make_too_early(found, height)
         raise Refusal(
             ErrorCode.NOT_FOUND,
             f"This node remembers no proof of this task at height {height}: ask for the latest "
@@ -214,7 +216,17 @@ def make_unknown(name: str) -> Refusal:
     """Return what a client is told who asks for a task that does not exist."""
     return Refusal(
         ErrorCode.UNKNOWN_TASK,
-        f"The chain has no task {name[:80]!r} as far as this node knows: /v1/tasks lists them.",
+        f"The chain has no task {name[:80]!r} as far as this node knows: /v1/tasks and "
+        "`quorate task list` list them.",
+    )
+
+
+def make_too_early(task: TaskView, height: int) -> Refusal:
+    """Return what a client is told who asks for a task at a height before it was created."""
+    return Refusal(
+        ErrorCode.NOT_FOUND,
+        f"The task was not there yet at height {height}: it was created at height "
+        f"{task.record.created_height}.",
     )
 
 

@@ -24,7 +24,7 @@ from node.rpc.blocks import make_missing
 from node.rpc.context import Node, RpcContext
 from node.rpc.problems import Refusal
 from node.rpc.streaming import PieceByPiece, SendPiece
-from node.rpc.tasks import find_task
+from node.rpc.tasks import find_task, make_too_early
 
 ChunkQuery = Annotated[
     int | None,
@@ -140,11 +140,7 @@ def _find(node: RpcContext, task: str, height: int | None) -> _Found:
     place = node.models.get_place(at, view.task_id)
     if place is None:
         if at < record.created_height:
-            raise Refusal(
-                ErrorCode.NOT_FOUND,
-                f"The task has no weights at height {at}: it was created at "
-                f"{record.created_height}.",
-            )
+            raise make_too_early(view, at)
         raise make_missing(node, at)
     return _Found(
         view.task_id,

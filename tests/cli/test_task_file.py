@@ -295,14 +295,38 @@ def test_update_of_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputFileError, match="the task's tensors are kernel, bias"):
         read_update(tmp_path / "u.npz", SPEC)
     np.save(tmp_path / "u.npy", np.zeros(8))
-    with pytest.raises(EncodingError):
+    vector = re.escape(str(tmp_path / "u.npy"))
+    with pytest.raises(EncodingError, match=rf"^{vector}: the task has 9 parameters, not \(8,\)"):
         read_update(tmp_path / "u.npy", SPEC)
+    np.save(tmp_path / "u.npy", np.full(9, np.nan))
+    with pytest.raises(EncodingError, match=f"^{vector}: tensor 'kernel' contains numbers that"):
+        read_update(tmp_path / "u.npy", SPEC)
+    np.savez(tmp_path / "u.npz", bias=np.zeros(4), kernel=ARRAYS["kernel"])
+    archive = re.escape(str(tmp_path / "u.npz"))
+    with pytest.raises(EncodingError, match=f"^{archive}: tensor 'bias' has the shape"):
+        read_update(tmp_path / "u.npz", SPEC)
     (tmp_path / "short.bin").write_bytes(b"\0" * 17)
-    with pytest.raises(InputFileError, match="17 bytes; 9 parameters take 18"):
+    with pytest.raises(
+        InputFileError,
+        match=r"17 bytes; 9 parameters take 18 in dense_int16\. Accepted are \.npz with arrays by "
+        r"tensor, \.npy with one vector, and otherwise the codec's own bytes, little-endian\.$",
+    ):
         read_update(tmp_path / "short.bin", SPEC)
     (tmp_path / "long.bin").write_bytes(b"\0" * 19)
     with pytest.raises(InputFileError, match="19 bytes; 9 parameters take 18"):
         read_update(tmp_path / "long.bin", SPEC)
+
+
+def test_a_mistake_in_initial_weights_is_told_with_their_file(
+    quorate: Console, tmp_path: Path
+) -> None:
+    write(tmp_path / "task.toml", WHOLE)
+    np.savez(tmp_path / "w.npz", bias=np.array([np.inf]))
+    options = (tmp_path / "task.toml", "--weights", tmp_path / "w.npz")
+    for command in (("check", *options), ("create", *options, "--key", "anna")):
+        refused = quorate("task", *command)
+        assert refused.code == 1
+        assert refused.sentence.startswith(f"{tmp_path / 'w.npz'}: tensor 'bias' contains")
 
 
 def test_arrays_are_picked_by_name() -> None:

@@ -148,6 +148,30 @@ async def test_a_file_that_takes_no_bytes_is_told_by_its_name(
         assert got.sentence.startswith(f"{full}: "), got.sentence
 
 
+async def test_a_file_of_another_length_is_told_its_length(
+    quorate: Console, tmp_path: Path
+) -> None:
+    expected = f"{DIMENSION} parameters take {len(WEIGHTS)} as the chain's int32, little-endian"
+    async with open_rpc(tmp_path, make_rpc_config()) as served:
+        await open_large_task(served)
+        run = make_run(quorate, served)
+        for data, code in ((WEIGHTS[:-1], 4), (b"", 4), (WEIGHTS + b"\0", 1)):
+            file = trio.Path(tmp_path / "weights.pt")
+            await file.write_bytes(data)
+            refused = await run("weights", "verify", "large", file)
+            assert (refused.code, refused.out) == (code, ""), refused.err
+            assert refused.sentence.startswith(
+                f"The weights are not verified: {file} has {len(data)} bytes; {expected}"
+            ), refused.sentence
+            assert "With another ending than .npz" in refused.sentence
+            # Weights of earlier blocks are as long: their heights are no way out.
+            assert EARLIER_HINT not in " ".join(refused.err.split())
+        np.savez(tmp_path / "nan.npz", kernel=np.full(DIMENSION - 3, np.nan), bias=np.zeros(3))
+        refused = await run("weights", "verify", "large", tmp_path / "nan.npz")
+        assert refused.code == 1
+        assert refused.sentence.startswith(f"{tmp_path / 'nan.npz'}: tensor 'kernel' contains")
+
+
 class Terminal(io.StringIO):
     """A standard error that is a terminal."""
 

@@ -145,7 +145,10 @@ async def test_heights_and_transactions_that_are_not_here(served: Served) -> Non
         assert "from 1 to" in problem["detail"]
     assert_problem(await served.client.get("/tx", params={"hash": "00" * 32}), 404, "not_found")
     assert_problem(await served.client.get("/v1/tasks/nothing"), 404, "unknown_task")
-    assert_problem(await served.client.get(f"/v1/tasks/{'00' * 32}/proof"), 404, "unknown_task")
+    unknown = await served.client.get(f"/v1/tasks/{'00' * 32}/proof")
+    problem = assert_problem(unknown, 404, "unknown_task")
+    # Who asks may read either: a program, or a person at the command line.
+    assert problem["detail"].endswith(": /v1/tasks and `quorate task list` list them.")
 
 
 def forge(raw: bytes) -> bytes:

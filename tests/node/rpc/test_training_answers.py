@@ -210,13 +210,15 @@ async def test_proofs_at_the_latest_and_at_past_heights(served: Served) -> None:
         )
         assert "it has those from 1 to" in problem["detail"]
     created = (await served.get(f"/v1/tasks/{other.hex()}"))["created_height"]
-    assert_problem(
-        await served.client.get(
-            f"/v1/tasks/{other.hex()}/proof", params={"height": int(created) - 1}
-        ),
-        404,
-        "not_found",
-    )
+    for what in ("proof", "weights"):
+        path = f"/v1/tasks/{other.hex()}/{what}"
+        early = await served.client.get(path, params={"height": int(created) - 1})
+        problem = assert_problem(early, 404, "not_found")
+        assert problem["detail"] == (
+            f"The task was not there yet at height {int(created) - 1}: it was created at height "
+            f"{created}."
+        )
+        (await served.client.get(path, params={"height": int(created)})).raise_for_status()
 
 
 async def test_weights_that_are_not_here(served: Served) -> None:
