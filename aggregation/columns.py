@@ -23,6 +23,8 @@ from aggregation.errors import BoundError, UpdateError
 
 COLUMNS_MAX = 1 << 15
 """Columns of a block at most: 2^15 products of two int16 values sum to at most 2^45."""
+WIDE_COLUMNS_MAX = 3 << 14
+"""The same for rules that hold int16 alone and add up no products."""
 COLUMNS_MIN = 1 << 12
 """In narrower blocks, calling numpy costs more than the arithmetic it does."""
 BLOCK_VALUES = 1 << 20
@@ -250,7 +252,7 @@ def get_wide_block_bounds(source: ColumnSource) -> Iterator[tuple[int, int]]:
         return
     width = min(BLOCK_VALUES_MAX // source.rows_read, source.dimension // WIDE_BLOCKS_MIN)
     width = max(width, get_block_width(source))
-    yield from _cut(source.dimension, min(width, COLUMNS_MAX))
+    yield from _cut(source.dimension, min(width, WIDE_COLUMNS_MAX))
 
 
 def _cut(dimension: int, width: int) -> Iterator[tuple[int, int]]:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from aggregation.columns import ColumnSource, get_wide_block_bounds, validate_precondition
-from aggregation.ranking import keep_middle, select_ranks
+from aggregation.ranking import RankSelector
 from aggregation.trimmed_mean import compute_rows_mean, count_within, judge_survival
 from aggregation.verdict import Verdict
 
@@ -55,13 +55,14 @@ def aggregate_median(
     survived = np.zeros(n, np.int64)
     middle_ranks = ((n - 1) // 2,) if n % 2 else (n // 2 - 1, n // 2)
     end_ranks = (num_byzantine, n - 1 - num_byzantine)
+    selector = RankSelector()
     for start, stop in get_wide_block_bounds(source):
         block = source.read(start, stop)
         if is_judging:
-            *middle, low, high = select_ranks(block.copy(), (*middle_ranks, *end_ranks))
+            *middle, low, high = selector.select_ranks(block, (*middle_ranks, *end_ranks))
             survived += count_within(block, low, high)
         else:
-            middle = keep_middle(block, middle_ranks[0])
+            middle = selector.keep_middle(block, middle_ranks[0])
         vector[start:stop] = compute_rows_mean(middle)
     if not is_judging:
         return vector, None

@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from aggregation.columns import BlockRoom
 from aggregation.errors import BoundError
 
 NETWORK_ROWS_MAX = 512
@@ -28,64 +29,92 @@ Exchange = tuple[int, int, bool, bool]
 """Rows i < j; whether row i's minimum is needed; whether row j's maximum is needed."""
 
 
-def keep_middle(block: NDArray[np.int16], drop: int) -> list[NDArray[np.int16]]:
-    """Return each column's values without its `drop` smallest and its `drop` largest.
+class RankSelector:
+    """Selects ranks, block after block, with room that it uses again for every one.
 
-    Parameters
-    ----------
-    block : int16, (n, columns)
-        Contiguous; overwritten.
-    drop : int
-        0 <= 2 * drop < n.
-
-    Returns
-    -------
-    list of int16, (columns,)
-        n - 2 * drop rows. A column's kept values are in no particular order over the rows.
-
-    Raises
-    ------
-    BoundError
-        If `drop` leaves its range.
+    The blocks themselves stay as they are: the first exchanges write what they find into the room.
     """
-    rows = block.shape[0]
-    if not 0 <= 2 * drop < rows:
-        raise BoundError(f"{drop} values were to be dropped from each end of {rows}")
-    if drop == 0:
-        return list(block)
-    if rows > NETWORK_ROWS_MAX:
-        return _keep_middle_sorted(block, drop)
-    kept = _exchange(block, get_selection_network(rows, drop))
-    return kept[drop : rows - drop]
 
+    def __init__(self) -> None:
+        self._room = BlockRoom()
 
-def select_ranks(block: NDArray[np.int16], ranks: tuple[int, ...]) -> list[NDArray[np.int16]]:
-    """Return each column's values of certain ranks.
+    def keep_middle(self, block: NDArray[np.int16], drop: int) -> list[NDArray[np.int16]]:
+        """Return each column's values without its `drop` smallest and its `drop` largest.
 
-    Parameters
-    ----------
-    block : int16, (n, columns)
-        Contiguous; overwritten.
-    ranks : tuple of int
-        0..n - 1 each; 0 is the smallest value's.
+        Parameters
+        ----------
+        block : int16, (n, columns)
+            Contiguous.
+        drop : int
+            0 <= 2 * drop < n.
 
-    Returns
-    -------
-    list of int16, (columns,)
-        One row for each rank, in the order of `ranks`.
+        Returns
+        -------
+        list of int16, (columns,)
+            n - 2 * drop rows, valid until the next call, not to be written to: first each column's
+            smallest kept value, last its largest; the others in no particular order.
 
-    Raises
-    ------
-    BoundError
-        If a rank leaves its range.
-    """
-    if not all(0 <= rank < block.shape[0] for rank in ranks):
-        raise BoundError(f"the ranks {ranks} are not all in 0..{block.shape[0] - 1}")
-    if block.shape[0] > NETWORK_ROWS_MAX:
-        rows = _keep_middle_sorted(block, 0)
-    else:
-        rows = _exchange(block, get_rank_network(block.shape[0], ranks))
-    return [rows[rank] for rank in ranks]
+        Raises
+        ------
+        BoundError
+            If `drop` leaves its range.
+        """
+        rows = block.shape[0]
+        if not 0 <= 2 * drop < rows:
+            raise BoundError(f"{drop} values were to be dropped from each end of {rows}")
+        if rows > NETWORK_ROWS_MAX:
+            return _sort_transposed(block)[drop : rows - drop]
+        return self._exchange(block, get_selection_network(rows, drop))[drop : rows - drop]
+
+    def select_ranks(
+        self, block: NDArray[np.int16], ranks: tuple[int, ...]
+    ) -> list[NDArray[np.int16]]:
+        """Return each column's values of certain ranks.
+
+        Parameters
+        ----------
+        block : int16, (n, columns)
+            Contiguous.
+        ranks : tuple of int
+            0..n - 1 each; 0 is the smallest value's.
+
+        Returns
+        -------
+        list of int16, (columns,)
+            One row for each rank, in the order of `ranks`; valid until the next call, not to be
+            written to.
+
+        Raises
+        ------
+        BoundError
+            If a rank leaves its range.
+        """
+        if not all(0 <= rank < block.shape[0] for rank in ranks):
+            raise BoundError(f"the ranks {ranks} are not all in 0..{block.shape[0] - 1}")
+        if block.shape[0] > NETWORK_ROWS_MAX:
+            rows = _sort_transposed(block)
+        else:
+            rows = self._exchange(block, get_rank_network(block.shape[0], ranks))
+        return [rows[rank] for rank in ranks]
+
+    def _exchange(
+        self, block: NDArray[np.int16], network: tuple[Exchange, ...]
+    ) -> list[NDArray[np.int16]]:
+        rows, is_ours = list(block), [False] * block.shape[0]
+        # An exchange writes two rows before it gives back the two that it has read.
+        spare = list(self._room.view(block.shape[0] + 2, block.shape[1]))
+        for low, high, minimum_needed, maximum_needed in network:
+            first, second = rows[low], rows[high]
+            if minimum_needed:
+                rows[low] = np.minimum(first, second, out=spare.pop())
+            if maximum_needed:
+                rows[high] = np.maximum(first, second, out=spare.pop())
+            if is_ours[high]:
+                spare.append(second)
+            if is_ours[low]:
+                spare.append(first)
+            is_ours[low], is_ours[high] = minimum_needed, maximum_needed
+        return rows
 
 
 def sort_columns(block: NDArray[np.int16]) -> list[NDArray[np.int16]]:
@@ -102,7 +131,7 @@ def sort_columns(block: NDArray[np.int16]) -> list[NDArray[np.int16]]:
         n rows.
     """
     if block.shape[0] > NETWORK_ROWS_MAX:
-        return _keep_middle_sorted(block, 0)
+        return _sort_transposed(block)
     rows = list(block)
     spare = np.empty(block.shape[1], np.int16)
     for low, high in get_sorting_network(len(rows)):
@@ -113,26 +142,10 @@ def sort_columns(block: NDArray[np.int16]) -> list[NDArray[np.int16]]:
     return rows
 
 
-def _keep_middle_sorted(block: NDArray[np.int16], drop: int) -> list[NDArray[np.int16]]:
+def _sort_transposed(block: NDArray[np.int16]) -> list[NDArray[np.int16]]:
     columns = np.ascontiguousarray(block.T)
     columns.sort(axis=1, kind="stable")
-    return list(np.ascontiguousarray(columns[:, drop : block.shape[0] - drop].T))
-
-
-def _exchange(block: NDArray[np.int16], network: tuple[Exchange, ...]) -> list[NDArray[np.int16]]:
-    rows = list(block)
-    spare = np.empty(block.shape[1], np.int16)
-    for low, high, minimum_needed, maximum_needed in network:
-        first, second = rows[low], rows[high]
-        if minimum_needed and maximum_needed:
-            np.minimum(first, second, out=spare)
-            np.maximum(first, second, out=second)
-            rows[low], spare = spare, first
-        elif minimum_needed:
-            np.minimum(first, second, out=first)
-        else:
-            np.maximum(first, second, out=second)
-    return rows
+    return list(np.ascontiguousarray(columns.T))
 
 
 @lru_cache(maxsize=NETWORKS_CACHED_MAX)
@@ -155,7 +168,10 @@ def get_selection_network(rows: int, drop: int) -> tuple[Exchange, ...]:
     -------
     tuple of (int, int, bool, bool)
     """
-    return _prune(rows, [_KEPT if drop <= row < rows - drop else _DISCARDED for row in range(rows)])
+    labels = [_KEPT if drop <= row < rows - drop else _DISCARDED for row in range(rows)]
+    for end in (drop, rows - 1 - drop):
+        labels[end] = _label_rank(end)
+    return _prune(rows, labels)
 
 
 @lru_cache(maxsize=NETWORKS_CACHED_MAX)
@@ -174,7 +190,12 @@ def get_rank_network(rows: int, ranks: tuple[int, ...]) -> tuple[Exchange, ...]:
     -------
     tuple of (int, int, bool, bool)
     """
-    return _prune(rows, [-2 - row if row in ranks else _DISCARDED for row in range(rows)])
+    return _prune(rows, [_label_rank(row) if row in ranks else _DISCARDED for row in range(rows)])
+
+
+def _label_rank(row: int) -> int:
+    """Return the label of a row that is read at the end, and is no other's."""
+    return -2 - row
 
 
 def _prune(rows: int, labels: list[int]) -> tuple[Exchange, ...]:

@@ -22,7 +22,7 @@ from quorate.chain.task import UPDATES_PER_ROUND_MAX
 from aggregation.arithmetic import compute_score, divide_rounded_int32
 from aggregation.columns import ColumnSource, get_wide_block_bounds, validate_precondition
 from aggregation.errors import BoundError
-from aggregation.ranking import keep_middle
+from aggregation.ranking import RankSelector
 from aggregation.verdict import Verdict
 
 
@@ -53,12 +53,13 @@ def aggregate_trimmed_mean(
     validate_precondition(source.n_updates, num_byzantine, 2 * num_byzantine + 1)
     vector = np.empty(source.dimension, np.int16)
     survived = np.zeros(source.n_updates, np.int64)
+    selector = RankSelector()
     for start, stop in get_wide_block_bounds(source):
         block = source.read(start, stop)
-        kept = keep_middle(block.copy() if is_judging else block, num_byzantine)
+        kept = selector.keep_middle(block, num_byzantine)
         vector[start:stop] = compute_rows_mean(kept)
         if is_judging:
-            survived += count_within(block, *find_range(kept))
+            survived += count_within(block, kept[0], kept[-1])
     if not is_judging:
         return vector, None
     return vector, judge_survival(
@@ -80,15 +81,6 @@ def compute_rows_mean(rows: list[NDArray[np.int16]]) -> NDArray[np.int32]:
     for row in rows[1:]:
         total += row
     return divide_rounded_int32(total, len(rows))
-
-
-def find_range(kept: list[NDArray[np.int16]]) -> tuple[NDArray[np.int16], NDArray[np.int16]]:
-    """Return the smallest and the largest value of each column of some rows."""
-    low, high = kept[0].copy(), kept[0].copy()
-    for row in kept[1:]:
-        np.minimum(low, row, out=low)
-        np.maximum(high, row, out=high)
-    return low, high
 
 
 def count_within(

@@ -31,7 +31,7 @@ from aggregation.median import aggregate_median
 from aggregation.moments import FIRST_MOMENT_ABS_MAX, compute_adaptive_step, compute_adaptivity
 from aggregation.multi_krum import aggregate_multi_krum, compute_krum_scores
 from aggregation.nnm import mix_nearest_neighbours
-from aggregation.ranking import keep_middle, select_ranks
+from aggregation.ranking import RankSelector
 from aggregation.trimmed_mean import aggregate_trimmed_mean, compute_rows_mean
 from tests.aggregation.reference import round_half_away
 
@@ -126,10 +126,10 @@ def test_ranks_and_rows_stay_within_what_there_is() -> None:
     block = np.zeros((4, 3), np.int16)
     for drop in (-1, 2):
         with pytest.raises(BoundError, match="dropped from each end"):
-            keep_middle(block, drop)
+            RankSelector().keep_middle(block, drop)
     for rank in (-1, 4):
         with pytest.raises(BoundError, match="ranks"):
-            select_ranks(block, (0, rank))
+            RankSelector().select_ranks(block, (0, rank))
     for drop in (-1, 4):
         with pytest.raises(BoundError, match="to be dropped"):
             bulyan.average_around_median(list(block), drop)

@@ -215,14 +215,17 @@ def test_clipping_by_table_and_by_division_scale_every_value(ratio: tuple[int, i
 
 
 @pytest.mark.parametrize("n", [1, 4, 63, 64, 65, 500, 4096])
-@pytest.mark.parametrize("d", [1, 4095, 4096, 4097, 70_000])
+@pytest.mark.parametrize("d", [1, 4095, 4096, 4097, 70_000, 1_000_000])
 def test_blocks_cover_every_column_once_within_their_limit(n: int, d: int) -> None:
     source = columns.RowSource([np.broadcast_to(np.int16(1), (d,))] * n)
-    for bounds in (columns.get_block_bounds, columns.get_wide_block_bounds):
+    for bounds, columns_max in (
+        (columns.get_block_bounds, columns.COLUMNS_MAX),
+        (columns.get_wide_block_bounds, columns.WIDE_COLUMNS_MAX),
+    ):
         position = 0
         for start, stop in bounds(source):
             assert start == position
-            assert 0 < stop - start <= min(columns.COLUMNS_MAX, columns.BLOCK_VALUES_MAX // n)
+            assert 0 < stop - start <= min(columns_max, columns.BLOCK_VALUES_MAX // n)
             position = stop
         assert position == d
 
@@ -234,7 +237,7 @@ def test_networks_keep_the_middle(n: int, data: st.DataObject) -> None:
         st.lists(st.lists(st.integers(-9, 9), min_size=n, max_size=n), min_size=1, max_size=5)
     )
     block = np.ascontiguousarray(np.array(values, np.int16).T)
-    kept = np.sort(np.array(ranking.keep_middle(block, drop)), axis=0)
+    kept = np.sort(np.array(ranking.RankSelector().keep_middle(block, drop)), axis=0)
     expected = [sorted(column)[drop : n - drop] for column in values]
     assert kept.T.tolist() == expected
 
@@ -247,13 +250,32 @@ def test_networks_select_ranks(n: int, data: st.DataObject) -> None:
     )
     block = np.ascontiguousarray(np.array(values, np.int16).T)
     expected = [[sorted(column)[rank] for rank in ranks] for column in values]
-    assert np.array(ranking.select_ranks(block, ranks)).T.tolist() == expected
+    assert np.array(ranking.RankSelector().select_ranks(block, ranks)).T.tolist() == expected
+
+
+@given(st.integers(1, 40), st.data())
+def test_a_selector_leaves_blocks_alone_and_names_the_ends_of_what_it_keeps(
+    n: int, data: st.DataObject
+) -> None:
+    selector = ranking.RankSelector()
+    for columns_count in data.draw(st.lists(st.integers(1, 6), min_size=1, max_size=3)):
+        drop = data.draw(st.integers(0, (n - 1) // 2))
+        seed = data.draw(st.integers(0, 99))
+        block = np.random.default_rng(seed).integers(-9, 9, (n, columns_count), np.int16)
+        block.flags.writeable = False
+        ordered = np.sort(block, axis=0)
+        kept = selector.keep_middle(block, drop)
+        assert np.array_equal(kept[0], ordered[drop])
+        assert np.array_equal(kept[-1], ordered[n - 1 - drop])
+        assert np.array_equal(np.sort(np.array(kept), axis=0), ordered[drop : n - drop])
+        ranks = (n // 2, drop, n - 1)
+        assert np.array_equal(np.array(selector.select_ranks(block, ranks)), ordered[list(ranks)])
 
 
 def test_ranks_among_more_rows_than_a_network_sorts() -> None:
     block = np.random.default_rng(3).integers(-99, 99, (ranking.NETWORK_ROWS_MAX + 1, 7), np.int16)
     expected = np.sort(block, axis=0)[[0, 256, 512]]
-    assert np.array_equal(ranking.select_ranks(block, (0, 256, 512)), expected)
+    assert np.array_equal(ranking.RankSelector().select_ranks(block, (0, 256, 512)), expected)
 
 
 @given(st.lists(st.integers(-32767, 32767), min_size=3, max_size=3), st.data())
@@ -276,7 +298,7 @@ def test_sorting_networks_sort_every_pattern_of_zeros_and_ones() -> None:
         assert np.array_equal(block, np.sort(block, axis=0))
         for drop in range(1, (n - 1) // 2 + 1):
             patterns = (np.arange(2**n) >> np.arange(n)[:, None] & 1).astype(np.int16)
-            kept = np.sort(np.array(ranking.keep_middle(patterns, drop)), axis=0)
+            kept = np.sort(np.array(ranking.RankSelector().keep_middle(patterns, drop)), axis=0)
             assert np.array_equal(kept, block[drop : n - drop])
 
 
@@ -407,7 +429,7 @@ def test_both_ways_of_ranking_agree_at_their_border(n: int) -> None:
     block = np.random.default_rng(n).integers(-50, 50, (n, 33), dtype=np.int16)
     for drop in (1, 100, (n - 1) // 2):
         expected = np.sort(block, axis=0)[drop : n - drop]
-        kept = np.sort(np.array(ranking.keep_middle(block.copy(), drop)), axis=0)
+        kept = np.sort(np.array(ranking.RankSelector().keep_middle(block, drop)), axis=0)
         assert np.array_equal(kept, expected)
 
 
