@@ -1,9 +1,10 @@
 """What every test shares: Hypothesis without a stopwatch, a virtual clock that waits for threads,
-ports that no other test process takes, and end-to-end tests in series.
+ports that no other test process takes, Ctrl-C that arrives, and end-to-end tests in series.
 """
 
 import math
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -16,6 +17,11 @@ from node import localnet
 # A busy machine is no failure of the code, so an example may take as long as it takes.
 settings.register_profile("quorate", deadline=None)
 settings.load_profile("quorate")
+
+# A shell lets what it starts in the background ignore Ctrl-C, and so would every process that a
+# test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
