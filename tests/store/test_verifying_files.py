@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from store.errors import PayloadDamaged, StorageInaccessible
+from store.payload_contract import Payloads
 from store.payload_files import PayloadFiles
 from tests.store.disks import FilePayloadDisk, run_python
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from quorate.chain import content
 from store.database import LevelDatabase
 from store.errors import PayloadDamaged
-from store.payloads import PayloadStore
+from store.payload_contract import Payloads
 
 home, left = Path(sys.argv[1]), int(sys.argv[2])
 payloads = PayloadStore(LevelDatabase(home / "database"), home / "payloads")
@@ -40,6 +41,11 @@ except PayloadDamaged as error:
 """
 
 
+def store_payload(folder: Path, size: int = SIZE) -> tuple[Payloads, bytes]:
+    payloads = FilePayloadDisk(folder).reopen()
+    return payloads, payloads.put(os.urandom(size))
+
+
 @pytest.mark.parametrize("left", [0, 100, 1 << 20, (3 << 20) + 5])
 def test_a_file_that_is_cut_while_it_is_verified_ends_no_process(tmp_path: Path, left: int) -> None:
     output, errors = run_python(CHILD_WHOSE_FILE_IS_CUT, tmp_path, left)
@@ -50,9 +56,7 @@ def test_a_file_that_is_cut_while_it_is_verified_ends_no_process(tmp_path: Path,
 def test_a_disk_that_fails_while_a_file_is_verified_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = FilePayloadDisk(tmp_path)
-    payloads = disk.reopen()
-    payload_hash = payloads.put(os.urandom(SIZE))
+    payloads, payload_hash = store_payload(tmp_path)
     read = os.pread
 
     def fail_at_the_third_chunk(descriptor: int, length: int, place: int, /) -> bytes:
@@ -70,14 +74,12 @@ def test_a_disk_that_fails_while_a_file_is_verified_is_told(
 def test_a_file_that_is_cut_before_it_is_mapped_is_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = FilePayloadDisk(tmp_path)
-    payloads = disk.reopen()
-    payload_hash = payloads.put(os.urandom(SIZE))
+    payloads, payload_hash = store_payload(tmp_path)
     look = PayloadFiles.size
 
     def look_before_it_is_cut(files: PayloadFiles, asked: bytes) -> int | None:
         size = look(files, asked)
-        os.truncate(disk.folder / asked.hex(), SIZE - 1)
+        os.truncate(tmp_path / "payloads" / asked.hex(), SIZE - 1)
         return size
 
     monkeypatch.setattr(PayloadFiles, "size", look_before_it_is_cut)
@@ -88,9 +90,7 @@ def test_a_file_that_is_cut_before_it_is_mapped_is_damaged(
 def test_a_payload_that_is_dropped_while_it_is_verified_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    disk = FilePayloadDisk(tmp_path)
-    payloads = disk.reopen()
-    payload_hash = payloads.put(os.urandom(SIZE))
+    payloads, payload_hash = store_payload(tmp_path)
     read = os.pread
 
     def drop_at_the_third_chunk(descriptor: int, length: int, place: int, /) -> bytes:
@@ -110,8 +110,7 @@ def read_resident_file_bytes() -> int:
 
 
 def test_verifying_a_file_keeps_nothing_of_it_resident(tmp_path: Path) -> None:
-    payloads = FilePayloadDisk(tmp_path).reopen()
-    payload_hash = payloads.put(os.urandom(32 << 20))
+    payloads, payload_hash = store_payload(tmp_path, 32 << 20)
     before = read_resident_file_bytes()
     array = payloads.open_memmap(payload_hash)
     assert array is not None

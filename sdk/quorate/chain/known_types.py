@@ -4,7 +4,7 @@ Owns every call into msgspec that looks at a type. msgspec (0.22) learns a struc
 and hands a half-learned one to a second thread that asks for the same at that moment, which crashes
 the process when it reads with it. It learns when it decodes, converts, makes a decoder and
 describes a type alike, so all of these are here, behind one lock; `tests/test_tidy.py` holds the
-rest of this distribution to it. Never decides what a value must be.
+rest of the program to it. Never decides what a value must be.
 """
 
 from collections.abc import Callable
