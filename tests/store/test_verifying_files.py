@@ -19,7 +19,7 @@ from pathlib import Path
 from quorate.chain import content
 from store.database import LevelDatabase
 from store.errors import PayloadDamaged
-from store.payload_contract import Payloads
+from store.payloads import PayloadStore
 
 home, left = Path(sys.argv[1]), int(sys.argv[2])
 payloads = PayloadStore(LevelDatabase(home / "database"), home / "payloads")
